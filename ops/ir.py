@@ -1,0 +1,372 @@
+"""Nodes and graphs. A node is one value; it is rebuilt, never changed; a graph is the named values that somebody asks for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from rainshed.ops.access import Access, Box
+from rainshed.ops.errors import GraphError
+from rainshed.ops.types import Batch, DType, Shape, TensorType, Type, tensor
+
+if TYPE_CHECKING:
+    from rainshed.ops.op import Op
+    from rainshed.ops.update import UpdateRule
+
+Attrs = Mapping[str, Any]
+NO_ATTRS: Attrs = MappingProxyType({})
+
+
+def _no_attrs() -> Attrs:
+    return NO_ATTRS
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Device:
+    """Where a node runs: a machine of the cluster, and one of its devices ("cpu", "cuda0", ...)."""
+
+    machine: str
+    unit: str = "cpu"
+
+    def __str__(self) -> str:
+        return f"{self.machine}/{self.unit}"
+
+    @classmethod
+    def parse(cls, text: str) -> Device:
+        machine, _, unit = text.partition("/")
+        return cls(machine, unit or "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a node comes from: the user's line, the scope (layer) it stands in, and which part of which value it is.
+
+    Kept through every pass, so that an error in a tile of a gradient still names the line that the user wrote.
+    """
+
+    file: str = ""
+    line: int = 0
+    scope: str = ""
+    pin: str | None = None  # the machine that the user chose with `rs.on(...)`
+    of: str = ""  # name of the value before `split`, "" if it was never split
+    box: Box | None = None  # which region of that value
+    backward: bool = False  # made by `differentiate`
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.file else "(no source line)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    scope: str = ""
+    pin: str | None = None
+    origin: Origin | None = None  # set while rules build nodes on behalf of another node
+
+
+_WHERE: ContextVar[_Where] = ContextVar("rainshed_where", default=_Where())
+
+
+@contextmanager
+def scope(name: str) -> Iterator[None]:
+    """Nodes made inside belong to the layer `name`; scopes nest as `outer/inner`."""
+    now = _WHERE.get()
+    token = _WHERE.set(replace(now, scope=f"{now.scope}/{name}" if now.scope else name))
+    try:
+        yield
+    finally:
+        _WHERE.reset(token)
+
+
+@contextmanager
+def on(machine: str) -> Iterator[None]:
+    """Nodes made inside run on `machine`, whatever the partitioner would choose."""
+    token = _WHERE.set(replace(_WHERE.get(), pin=machine))
+    try:
+        yield
+    finally:
+        _WHERE.reset(token)
+
+
+@contextmanager
+def on_behalf(origin: Origin) -> Iterator[None]:
+    """Nodes made inside have this origin: gradients and rewrites point at the line of the node they stem from."""
+    token = _WHERE.set(replace(_WHERE.get(), origin=origin))
+    try:
+        yield
+    finally:
+        _WHERE.reset(token)
+
+
+def current_origin() -> Origin:
+    """The origin for a node made now: the first line on the stack that is not Rainshed's own."""
+    where = _WHERE.get()
+    if where.origin is not None:
+        return where.origin
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("rainshed."):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None:
+        return Origin(scope=where.scope, pin=where.pin)
+    return Origin(frame.f_code.co_filename, frame.f_lineno, where.scope, where.pin)
+
+
+# The operators of Node (`a + b`, `a @ b`, `a[1:]`) call ops that are defined later, from nodes; ops/__init__ fills
+# this table once, when both exist.
+_OPERATORS: dict[str, Callable[..., Any]] = {}
+
+
+def set_operators(table: Mapping[str, Callable[..., Any]]) -> None:
+    _OPERATORS.update(table)
+
+
+def _forward(name: str) -> Callable[[Node, Any], Node]:
+    return lambda self, other: _OPERATORS[name](self, other)  # type: ignore[no-any-return]
+
+
+def _reflected(name: str) -> Callable[[Node, Any], Node]:
+    return lambda self, other: _OPERATORS[name](other, self)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Node:
+    """One value: `op` applied to `inputs`. Rebuilt, never changed; compared by identity."""
+
+    op: Op
+    inputs: tuple[Node, ...]
+    type: Type
+    attrs: Attrs = field(default_factory=_no_attrs)
+    device: Device | None = None
+    origin: Origin = field(default_factory=Origin)
+
+    # -- what it is ---------------------------------------------------------------------------------------------------
+    @property
+    def shape(self) -> Shape:
+        return tensor(self.type).shape
+
+    @property
+    def dtype(self) -> DType:
+        return tensor(self.type).dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def tensor_type(self) -> TensorType:
+        return tensor(self.type)
+
+    @property
+    def access(self) -> Access:
+        """Its index signature; every size must be known (see `Graph.bind`)."""
+        return self.op.access_of(self)
+
+    @property
+    def name(self) -> str:
+        """The name of an input or variable, "" for other nodes."""
+        return str(self.attrs.get("name", ""))
+
+    def __repr__(self) -> str:
+        return f"<{self.op.name} : {self.type}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{self.op.name} : {self.type}</code>"
+
+    # -- rebuilding ---------------------------------------------------------------------------------------------------
+    def with_inputs(self, inputs: Iterable[Node]) -> Node:
+        """The same op on other inputs, checked again; itself if they are the same."""
+        inputs = tuple(inputs)
+        if all(a is b for a, b in zip(inputs, self.inputs, strict=True)):
+            return self
+        return self.op.make(inputs, self.attrs, self.origin, self.device)
+
+    def at(self, device: Device | None) -> Node:
+        return self if device == self.device else replace(self, device=device)
+
+    def with_origin(self, **changes: Any) -> Node:
+        return replace(self, origin=replace(self.origin, **changes))
+
+    # -- operators ----------------------------------------------------------------------------------------------------
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        return _OPERATORS["namespace"](api_version)
+
+    def __bool__(self) -> bool:
+        raise GraphError(
+            f"the truth of {self!r} is not known while the graph is built",
+            built_at=self.origin,
+            hint="use rs.where(condition, a, b), or run the graph and test the result",
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise GraphError(f"{self!r} has no value yet", built_at=self.origin, hint="run it: rs.evaluate(node, feeds)")
+
+    def __iter__(self) -> Iterator[Node]:
+        if not self.shape or not isinstance(self.shape[0], int):
+            raise GraphError(f"cannot iterate over {self!r}", built_at=self.origin)
+        return (self[i] for i in range(self.shape[0]))
+
+    def __getitem__(self, key: Any) -> Node:
+        return _OPERATORS["getitem"](self, key)  # type: ignore[no-any-return]
+
+    __add__, __radd__ = _forward("add"), _reflected("add")
+    __sub__, __rsub__ = _forward("subtract"), _reflected("subtract")
+    __mul__, __rmul__ = _forward("multiply"), _reflected("multiply")
+    __truediv__, __rtruediv__ = _forward("divide"), _reflected("divide")
+    __floordiv__, __rfloordiv__ = _forward("floor_divide"), _reflected("floor_divide")
+    __mod__, __rmod__ = _forward("remainder"), _reflected("remainder")
+    __pow__, __rpow__ = _forward("pow"), _reflected("pow")
+    __matmul__, __rmatmul__ = _forward("matmul"), _reflected("matmul")
+    __and__, __rand__ = _forward("bitwise_and"), _reflected("bitwise_and")
+    __or__, __ror__ = _forward("bitwise_or"), _reflected("bitwise_or")
+    __xor__, __rxor__ = _forward("bitwise_xor"), _reflected("bitwise_xor")
+    __lshift__, __rlshift__ = _forward("bitwise_left_shift"), _reflected("bitwise_left_shift")
+    __rshift__, __rrshift__ = _forward("bitwise_right_shift"), _reflected("bitwise_right_shift")
+    __lt__ = _forward("less")
+    __le__ = _forward("less_equal")
+    __gt__ = _forward("greater")
+    __ge__ = _forward("greater_equal")
+
+    def __neg__(self) -> Node:
+        return _OPERATORS["negative"](self)  # type: ignore[no-any-return]
+
+    def __pos__(self) -> Node:
+        return self
+
+    def __abs__(self) -> Node:
+        return _OPERATORS["abs"](self)  # type: ignore[no-any-return]
+
+    def __invert__(self) -> Node:
+        name = "logical_not" if self.dtype.kind == "bool" else "bitwise_invert"
+        return _OPERATORS[name](self)  # type: ignore[no-any-return]
+
+    @property
+    def mT(self) -> Node:  # noqa: N802  (the Array API's name)
+        """The matrix (or stack of matrices) transposed: its last two axes swapped."""
+        return _OPERATORS["matrix_transpose"](self)  # type: ignore[no-any-return]
+
+    @property
+    def T(self) -> Node:  # noqa: N802
+        """A matrix transposed; two axes only, as in the Array API."""
+        if self.ndim != 2:
+            raise GraphError(f"T is for matrices; {self!r} has {self.ndim} axes", hint="use permute_dims or .mT")
+        return self.mT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graph:
+    """Named values, and what becomes of the variables.
+
+    outputs  name -> node: what a run returns
+    updates  variable's name -> node: the value the variable has after the step
+    loss     the name of the output to differentiate, or None
+    rule     how a gradient moves its variable (see ops/update.py), or None: then gradients become outputs `grad/NAME`
+    """
+
+    outputs: Mapping[str, Node]
+    updates: Mapping[str, Node] = field(default_factory=dict)
+    loss: str | None = None
+    rule: UpdateRule | None = None
+
+    @property
+    def roots(self) -> tuple[Node, ...]:
+        return (*self.outputs.values(), *self.updates.values())
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Every node, inputs before users; the same order on every run."""
+        return walk(self.roots)
+
+    def sources(self, op: str) -> dict[str, Node]:
+        """Name -> node for each leaf of one kind: "input" or "variable". Raises GraphError if a name is used twice."""
+        found: dict[str, Node] = {}
+        for node in self.nodes():
+            if node.op.name == op:
+                if node.name in found and node.origin.box == found[node.name].origin.box:
+                    first = found[node.name].origin
+                    raise GraphError(
+                        f"two {op}s have the name {node.name!r}", built_at=node.origin, first_built_at=first
+                    )
+                found[node.name] = node
+        return found
+
+    @property
+    def inputs(self) -> dict[str, Node]:
+        return self.sources("input")
+
+    @property
+    def variables(self) -> dict[str, Node]:
+        return self.sources("variable")
+
+    def rebuild(self, change: Callable[[Node, tuple[Node, ...]], Node]) -> Self:
+        """A new graph: `change(node, new_inputs)` is called for each node, inputs first."""
+        new: dict[Node, Node] = {}
+        for node in self.nodes():
+            new[node] = change(node, tuple(new[i] for i in node.inputs))
+        return self.renamed(new)
+
+    def renamed(self, new: Mapping[Node, Node]) -> Self:
+        """The same outputs and updates, with each root replaced by `new[root]`."""
+        return replace(
+            self,
+            outputs={name: new[node] for name, node in self.outputs.items()},
+            updates={name: new[node] for name, node in self.updates.items()},
+        )
+
+    def bind(self, *, batch: int) -> Self:
+        """The graph with the batch axis B known to be `batch` long."""
+        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+            raise GraphError(f"batch must be a whole number of examples, at least 1; found {batch!r}")
+        return self.rebuild(lambda n, ins: n.op.make(ins, substitute(n.attrs, batch), n.origin, n.device))
+
+    @property
+    def bound(self) -> bool:
+        return not any(
+            isinstance(dim, Batch)
+            for node in self.nodes()
+            if isinstance(node.type, TensorType)
+            for dim in node.type.shape
+        )
+
+
+def substitute(value: Any, batch: int) -> Any:
+    """The attribute with every B replaced."""
+    if isinstance(value, Batch):
+        return value.times * batch
+    if isinstance(value, tuple):
+        return tuple(substitute(v, batch) for v in value)
+    if isinstance(value, Mapping):
+        return MappingProxyType({k: substitute(v, batch) for k, v in value.items()})
+    return value
+
+
+def walk(roots: Iterable[Node]) -> tuple[Node, ...]:
+    """All nodes that the roots depend on, inputs before users, by depth first from the first root. Never recursive."""
+    done: dict[Node, None] = {}
+    for root in roots:
+        stack: list[tuple[Node, int]] = [(root, 0)]
+        while stack:
+            node, i = stack.pop()
+            if node in done:
+                continue
+            if i < len(node.inputs):
+                stack.append((node, i + 1))
+                if node.inputs[i] not in done:
+                    stack.append((node.inputs[i], 0))
+            else:
+                done[node] = None
+    return tuple(done)
+
+
+def users(nodes: Iterable[Node]) -> dict[Node, list[Node]]:
+    """For each node, who reads it; a node that reads a value twice stands there once."""
+    found: dict[Node, list[Node]] = {}
+    for node in nodes:
+        found.setdefault(node, [])
+        for value in dict.fromkeys(node.inputs):
+            found.setdefault(value, []).append(node)
+    return found

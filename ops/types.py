@@ -1,0 +1,159 @@
+"""Types of values: element type and shape, known before anything runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rainshed.ops.errors import DTypeError, ShapeError
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """One of the five element types. `str` gives the short name that printed graphs use."""
+
+    name: str
+    short: str
+    kind: str  # "float", "int" or "bool"
+    itemsize: int
+
+    def __str__(self) -> str:
+        return self.short
+
+    def __repr__(self) -> str:
+        return f"rainshed.{self.name}"
+
+    @property
+    def numpy(self) -> np.dtype[np.generic]:
+        return np.dtype(self.name)
+
+
+float32 = DType("float32", "f32", "float", 4)
+float64 = DType("float64", "f64", "float", 8)
+int32 = DType("int32", "i32", "int", 4)
+int64 = DType("int64", "i64", "int", 8)
+bool_ = DType("bool", "bool", "bool", 1)
+
+DTYPES = (float32, float64, int32, int64, bool_)
+_BY_NAME = {name: d for d in DTYPES for name in (d.name, d.short)}
+
+
+def dtype_of(value: object) -> DType:
+    """The DType named by a DType, a NumPy dtype or scalar type, or a name such as "float32" or "f32"."""
+    if isinstance(value, DType):
+        return value
+    if isinstance(value, str) and value in _BY_NAME:
+        return _BY_NAME[value]
+    try:
+        return _BY_NAME[np.dtype(value).name]  # type: ignore[call-overload]
+    except (KeyError, TypeError):
+        names = ", ".join(d.name for d in DTYPES)
+        raise DTypeError(f"{value!r} is not an element type of Rainshed", known=names) from None
+
+
+def promote(op: str, *dtypes: DType) -> DType:
+    """The common element type, by the Array API standard: within floats, or within ints; never between kinds."""
+    kinds = {d.kind for d in dtypes}
+    if len(kinds) > 1:
+        given = ", ".join(str(d) for d in dtypes)
+        raise DTypeError(f"{op}: {given} have no common type", hint="convert one of them with astype(x, dtype)")
+    return max(dtypes, key=lambda d: d.itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`times` x B: an axis whose length is not known before `graph.bind(batch=...)`."""
+
+    times: int = 1
+
+    def __mul__(self, other: int) -> Batch:
+        if not isinstance(other, int):
+            raise ShapeError("the batch axis B is used twice in one size", hint="bind the batch first: graph.bind(batch=...)")
+        return Batch(self.times * other)
+
+    __rmul__ = __mul__
+
+    def __str__(self) -> str:
+        return "B" if self.times == 1 else f"{self.times}B"
+
+    __repr__ = __str__
+
+
+Dim = int | Batch
+Shape = tuple[Dim, ...]
+
+
+def size_of(shape: Shape) -> Dim:
+    """Number of elements. Raises ShapeError where B occurs twice."""
+    total: Dim = 1
+    for dim in shape:
+        total = dim * total if isinstance(dim, Batch) else total * dim
+    return total
+
+
+def fixed(shape: Shape) -> tuple[int, ...]:
+    """The shape, all of it known. Raises ShapeError where it still has B."""
+    for dim in shape:
+        if isinstance(dim, Batch):
+            raise ShapeError(f"shape {shape_text(shape)} still has the batch axis B", hint="graph.bind(batch=...) first")
+    return shape  # type: ignore[return-value]
+
+
+def shape_text(shape: Shape) -> str:
+    return "[" + ", ".join(str(d) for d in shape) + "]"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    dtype: DType
+    shape: Shape
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{shape_text(self.shape)}"
+
+    @property
+    def size(self) -> int:
+        return math.prod(fixed(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class TupleType:
+    """The type of an op with several results; `pick(node, i)` takes one of them."""
+
+    items: tuple[TensorType, ...]
+
+    def __str__(self) -> str:
+        return "(" + ", ".join(str(t) for t in self.items) + ")"
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.items)
+
+
+Type = TensorType | TupleType
+
+
+def tensor(type: Type) -> TensorType:
+    """The type as that of one tensor. Raises DTypeError for a tuple, which must be picked from first."""
+    if isinstance(type, TupleType):
+        raise DTypeError(f"{type} is a tuple of values", hint="take one with pick(node, i)")
+    return type
+
+
+def broadcast(op: str, *shapes: Shape) -> Shape:
+    """The common shape by NumPy's broadcasting rules; B only meets B or 1."""
+    rank = max((len(s) for s in shapes), default=0)
+    out: list[Dim] = []
+    for axis in range(-rank, 0):
+        dims = {s[axis] for s in shapes if len(s) >= -axis} - {1}
+        if len(dims) > 1:
+            given = " and ".join(shape_text(s) for s in shapes)
+            raise ShapeError(f"{op}: shapes {given} do not broadcast: axis {axis} is {' and '.join(sorted(map(str, dims)))}")
+        out.append(dims.pop() if dims else 1)
+    return tuple(out)
