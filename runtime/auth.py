@@ -5,8 +5,8 @@
     connector -> listener   Proof: HMAC-SHA256(token, "connector" | both hellos)
     listener -> connector   Accept, or at any point Refuse with the reason
 
-The MACs hold the side they were made by and both nonces, so neither a recorded nor a reflected message is ever valid. From the same
-secrets come the first sequence number of each direction. The token itself is never sent, printed or logged.
+The MACs hold the side they were made by and both nonces, so neither a recorded nor a reflected message is ever valid.
+From the same secrets come the first sequence numbers of frames. The token itself is never sent, printed or logged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from rainshed.runtime.wire import CHECKSUMS, VERSION, Buffer, Incoming, Outgoing
 
 TOKEN_NBYTES: Final = 32
 TOKEN_FILE_VARIABLE: Final = "RAINSHED_TOKEN_FILE"
-HOW_TO_MAKE_A_TOKEN: Final = f"(umask 077; openssl rand -hex {TOKEN_NBYTES} > token)  and  export {TOKEN_FILE_VARIABLE}=$PWD/token"
+HOW_TO_MAKE_A_TOKEN: Final = (
+    f"(umask 077; openssl rand -hex {TOKEN_NBYTES} > token); export {TOKEN_FILE_VARIABLE}=$PWD/token"
+)
 MAGIC: Final = b"RSHA"
 PREFIX: Final = struct.Struct("<4sBBH")  # magic, protocol major and minor, length of the body
 MAX_BODY_NBYTES: Final = 4096 - PREFIX.size
@@ -41,7 +43,7 @@ _Mac: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Nonce: TypeAlias = Annotated[bytes, Meta(min_length=NONCE_NBYTES, max_length=NONCE_NBYTES)]
 
 
-# -- the token ----------------------------------------------------------------------------------------------------------
+# -- the token --------------------------------------------------------------------------------------------------------
 
 
 def new_token() -> bytes:
@@ -80,16 +82,18 @@ def read_token(path: str | os.PathLike[str] | None = None) -> bytes:
     except ValueError:
         token = b""
     if len(token) != TOKEN_NBYTES:
-        raise UsageError(f"the token file {file} does not hold {2 * TOKEN_NBYTES} hexadecimal digits", make_one=HOW_TO_MAKE_A_TOKEN)
+        raise UsageError(
+            f"the token file {file} does not hold {2 * TOKEN_NBYTES} hexadecimal digits", make_one=HOW_TO_MAKE_A_TOKEN
+        )
     return token
 
 
-# -- who is who ---------------------------------------------------------------------------------------------------------
+# -- who is who -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a process says it is. `plan_hash` may be empty where no plan is known yet; a restarted process has a higher `incarnation`."""
+    """Who a process says it is: `plan_hash` is empty while no plan is known; a restart has a higher `incarnation`."""
 
     role: str
     name: str
@@ -133,14 +137,14 @@ class Session:
         return int.from_bytes(hmac.digest(self.key, label, "sha256")[:8], "little")
 
 
-# -- the messages -------------------------------------------------------------------------------------------------------
+# -- the messages -----------------------------------------------------------------------------------------------------
 
 
 class Hello(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     role: _Name
     name: _Name
     job: _Name
-    incarnation: Annotated[int, Meta(ge=0, lt=2**63)]
+    incarnation: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     plan_hash: _Name
     version: tuple[int, int]
     checksums: Annotated[tuple[_Name, ...], Meta(max_length=8)]
@@ -178,7 +182,7 @@ def _pack(message: _Any) -> bytes:
 
 
 def body_nbytes(prefix: Buffer) -> int:
-    """How many bytes follow the PREFIX.size bytes of a handshake message; versions are compared here, before all else."""
+    """How many bytes follow the prefix of a handshake message. Versions are compared here, before all else."""
     magic, major, minor, nbytes = PREFIX.unpack(prefix)
     if magic != MAGIC:
         raise ProtocolError(f"not a process of Rainshed's: its first bytes are {magic!r}")
@@ -217,7 +221,7 @@ def refusal(error: Exception) -> bytes:
     return _pack(Refuse(getattr(error, "message", "internal error")[:1024]))
 
 
-# -- the two sides ------------------------------------------------------------------------------------------------------
+# -- the two sides ----------------------------------------------------------------------------------------------------
 
 
 class _Side:
@@ -243,7 +247,7 @@ class _Side:
         except (ProtocolError, msgspec.MsgspecError, TypeError) as error:
             raise UsageError(f"{identity} cannot be said in a handshake", why=error) from None
         if len(self._mine_bytes) > _MAX_HELLO_NBYTES:
-            raise UsageError(f"{identity} takes {len(self._mine_bytes)} bytes; a handshake has {_MAX_HELLO_NBYTES} for it")
+            raise UsageError(f"{identity} takes {len(self._mine_bytes)} bytes, not {_MAX_HELLO_NBYTES} or less")
         self._theirs: Hello | None = None
         self._theirs_bytes = b""
 
@@ -251,14 +255,13 @@ class _Side:
         """Check all of a hello that needs no secret."""
         theirs = _unpack(data, Hello)
         mine = self._mine
-        if theirs.nonce == mine.nonce or (theirs.role, theirs.name, theirs.incarnation) == (
-            mine.role,
-            mine.name,
-            mine.incarnation,
-        ):
-            raise AuthError(f"the other process says it is {mine.role} {mine.name}, incarnation {mine.incarnation}, as this one is")
+        their_self = (theirs.role, theirs.name, theirs.incarnation)
+        if theirs.nonce == mine.nonce or their_self == (mine.role, mine.name, mine.incarnation):
+            raise AuthError(f"both ends say they are {mine.role} {mine.name}, incarnation {mine.incarnation}")
         if theirs.job != mine.job:
-            raise AuthError(f"{theirs.role} {theirs.name} belongs to job {theirs.job!r}, this process to job {mine.job!r}")
+            raise AuthError(
+                f"{theirs.role} {theirs.name} is of job {theirs.job!r}, {mine.role} {mine.name} of job {mine.job!r}"
+            )
         self._theirs, self._theirs_bytes = theirs, bytes(data)
         return theirs
 
@@ -291,7 +294,7 @@ class _Side:
         offered = (mine, theirs) if self._listening else (theirs, mine)
         common = [name for name in offered[0].checksums if name in offered[1].checksums and name in CHECKSUMS]
         if not common:
-            raise AuthError(f"no checksum in common: {', '.join(theirs.checksums)} there, {', '.join(mine.checksums)} here")
+            raise AuthError(f"no checksum in common: {theirs.checksums} there, {mine.checksums} here")
         peer = Peer(theirs.role, theirs.name, theirs.job, theirs.incarnation)
         return Session(peer, self._mac(b"key"), common[0], theirs.version, self._listening)
 

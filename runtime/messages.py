@@ -1,7 +1,7 @@
 """All that processes of a job ever say to each other: one struct per message, one union of them.
 
-A message is the header of a frame (`runtime/wire.py`); arrays and long documents travel as the frame's payload. To add a
-message: write its struct in the section it belongs to, with bounded fields, and add it to `Message` at the end.
+A message is the header of a frame (`runtime/wire.py`); arrays and long documents travel as the frame's payload. To add
+a message: write its struct in the section it belongs to, with bounded fields, and add it to `Message` at the end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
-Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**63)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name: TypeAlias = Annotated[str, Meta(max_length=255)]
 Text: TypeAlias = Annotated[str, Meta(max_length=8192)]
 
@@ -19,7 +19,7 @@ class Said(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """The root of all messages; the tag is the name of the class."""
 
 
-# -- data ---------------------------------------------------------------------------------------------------------------
+# -- data -------------------------------------------------------------------------------------------------------------
 
 
 class Value(Said, frozen=True):
@@ -29,7 +29,7 @@ class Value(Said, frozen=True):
     key: Count
 
 
-# -- control ------------------------------------------------------------------------------------------------------------
+# -- control ----------------------------------------------------------------------------------------------------------
 
 
 class Bye(Said, frozen=True):
@@ -51,7 +51,7 @@ class Join(Said, frozen=True):
 
 
 class Assign(Said, frozen=True):
-    """The coordinator gives a process its machine in the plan and the addresses of the others. Payload: the plan's JSON."""
+    """The coordinator gives a process its machine in the plan and the others' addresses. Payload: the plan's JSON."""
 
     machine: Name
     replica: Count
@@ -84,7 +84,7 @@ class Heartbeat(Said, frozen=True):
     sent_monotonic: float
 
 
-# -- parameters ---------------------------------------------------------------------------------------------------------
+# -- parameters -------------------------------------------------------------------------------------------------------
 
 
 Message: TypeAlias = Value | Bye | Join | Assign | Ready | Stop | Failed | Heartbeat

@@ -6,9 +6,10 @@
     payload  raw bytes: an array, or a document
     trailer  checksum u32 of the payload, continued from the prefix's; absent when there is no payload
 
-The head has a checksum of its own, so that a length is trusted before anything is allocated for it; the payload's stands
-behind it, so that both ends compute it while the bytes move. Sequence numbers start at a secret of the connection
-(`runtime/auth.py`) and rise by one: a replayed, lost or foreign frame is refused. Nothing received raises anything but ProtocolError.
+The head has a checksum of its own, so that a length is trusted before anything is allocated for it; that of the payload
+stands behind it, so that both ends compute it while the bytes move. Sequence numbers start at a secret of the
+connection (`runtime/auth.py`) and rise by one: a replayed, lost or foreign frame is refused. Nothing received raises anything but
+ProtocolError.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ CHECKED_NBYTES: Final = PREFIX.size - 4  # of the prefix, all but the checksum i
 CHECKSUM: Final = struct.Struct("<I")
 MAX_HEADER_NBYTES: Final = 2**16 - 1
 MAX_HEAD_NBYTES: Final = PREFIX.size + MAX_HEADER_NBYTES
-MAX_PAYLOAD_NBYTES: Final = 2**46  # what a machine can address; what is really allowed, the receiver knows from the plan
+MAX_PAYLOAD_NBYTES: Final = 2**46  # what a machine can address; what is due, the receiver knows from the plan
 _CRC32C_CHUNK_NBYTES: Final = 2**17  # fits the L2 cache
 
 
@@ -73,7 +74,7 @@ def encode_header(message: Said) -> bytes:
     """Raises ProtocolError if the message is too long: long things belong into the payload."""
     header = _encoder.encode(message)
     if len(header) > MAX_HEADER_NBYTES:
-        raise ProtocolError(f"{type(message).__name__} takes {len(header)} bytes; a header has {MAX_HEADER_NBYTES} at most")
+        raise ProtocolError(f"{type(message).__name__} takes {len(header)} bytes, not {MAX_HEADER_NBYTES} or less")
     return header
 
 
@@ -166,7 +167,7 @@ class Incoming:
             raise ProtocolError(f"the checksum of the payload of {message} does not fit: bytes changed on the way")
 
 
-# -- arrays -------------------------------------------------------------------------------------------------------------
+# -- arrays -----------------------------------------------------------------------------------------------------------
 
 
 def as_bytes(buffer: Buffer) -> memoryview:
@@ -193,7 +194,8 @@ def array_payload(array: np.ndarray[Any, Any]) -> memoryview:
 def array_buffer(array: np.ndarray[Any, Any]) -> memoryview:
     """Where the payload of a preallocated array goes: the counterpart of array_payload."""
     if array.dtype.hasobject or _is_big_endian(array) or not (array.flags.c_contiguous and array.flags.writeable):
-        raise DTypeError(f"cannot receive into this {array.dtype}{list(array.shape)}: it must be writable, C-contiguous, little-endian")
+        found = f"{array.dtype}{list(array.shape)}"
+        raise DTypeError(f"cannot receive into {found}: not writable, C-contiguous and little-endian")
     return memoryview(array.reshape(-1).view(np.uint8)).cast("B") if array.size else memoryview(bytearray())
 
 

@@ -20,7 +20,9 @@ from rainshed.runtime.wire import Buffer, as_bytes, encode_header
 logger: Final = logging.getLogger("rainshed.transport")
 
 # What a peer may give as the reason of its Bye.
-_REASONS: Final = {kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TransportError)}
+_REASONS: Final = {
+    kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TransportError)
+}
 
 
 class Channel(Protocol):
@@ -153,7 +155,8 @@ class FramedChannel(ABC):
     def _stalled(self, message: Said, nbytes: int, waited_s: float, why: str) -> StallError:
         heard_s = time.monotonic() - self.counters.last_heard
         return StallError(
-            f"{self} did not take {describe(message)} with {nbytes} bytes in {waited_s:.3g} s, last heard {heard_s:.3g} s ago",
+            f"{self} did not take {describe(message)} with {nbytes} bytes in {waited_s:.3g} s, "
+            f"last heard {heard_s:.3g} s ago",
             why=why,
         )
 
@@ -240,7 +243,8 @@ class FramedChannel(ABC):
         """The handler's buffer, checked."""
         view = as_bytes(self._home.handler.buffer(self, message, nbytes))
         if len(view) != nbytes or (nbytes and view.readonly):
-            raise TransportError(f"the buffer given for {describe(message)} of {nbytes} bytes has {len(view)} or is read-only")
+            found = f"{len(view)} bytes, {'read-only' if view.readonly else 'writable'}"
+            raise TransportError(f"wrong buffer for {describe(message)} of {nbytes} bytes", found=found)
         return view
 
     def _arrived(self, message: Message, payload: memoryview) -> None:
@@ -312,7 +316,10 @@ class FramedEndpoint(ABC):
         self._threads: set[threading.Thread] = set()
 
     def _start(self, name: str, target: Callable[[], None]) -> None:
-        """Run `target` in a thread that close() joins. Raises TransportError if closed already, or if there are no threads left."""
+        """Run `target` in a thread that close() joins.
+
+        Raises  TransportError if the endpoint is closed already, or no thread can be had
+        """
         thread = threading.Thread(target=target, name=f"rainshed {self._home.identity.name} {name}", daemon=True)
         with self._lock:
             self._require_open()

@@ -1,38 +1,44 @@
 """inproc://NAME: connections between threads of one process, with the frames, checks and order of the others.
 
-A pipe holds frames as a socket does: small payloads are copied into it and the sender goes on; a large one stays where it is until
-the reader has copied it into the handler's buffer. Payloads get no checksum: they never leave memory.
+A pipe holds frames as a socket does: small payloads are copied into it and the sender goes on; a large one stays where
+it is until the reader has copied it into the handler's buffer. Payloads get no checksum: they never leave memory.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
-from rainshed.ops.errors import PeerLostError, RainshedError, TransportError, UsageError
+from rainshed.ops.errors import RainshedError, TransportError, UsageError
 from rainshed.runtime import auth
 from rainshed.runtime.auth import Session
 from rainshed.runtime.deadlines import Deadline
-from rainshed.runtime.transport.base import Channel, EndError, FramedChannel, FramedEndpoint, Home
+from rainshed.runtime.transport.base import Channel, FramedChannel, FramedEndpoint, Home, logger
 from rainshed.runtime.wire import PREFIX
 
 _COPIED_NBYTES: Final = 2**18  # payloads up to this are copied into the pipe
-_HELD_NBYTES: Final = 2**22  # heads and payloads that a pipe holds before its senders wait
+_HELD_NBYTES: Final = 2**22  # bytes that a pipe holds before its senders wait
 
 
 class _Frame:
-    __slots__ = ("head", "held_nbytes", "payload", "state")
+    """A frame in a pipe; `state` is waiting, taken, then read or dropped."""
 
-    def __init__(self, head: bytes, payload: list[memoryview]) -> None:
+    __slots__ = ("borrowed", "head", "held_nbytes", "payload", "state")
+
+    def __init__(self, head: bytes, views: list[memoryview]) -> None:
+        nbytes = sum(map(len, views))
         self.head = head
-        self.payload = payload
-        self.held_nbytes = len(head) + sum(map(len, payload))
-        self.state = "waits"  # then "is read", then "done"
+        self.borrowed = nbytes > _COPIED_NBYTES  # the payload is the sender's own memory
+        self.payload = views if self.borrowed or not views else [memoryview(b"".join(views))]
+        self.held_nbytes = len(head) + (0 if self.borrowed else nbytes)
+        self.state = "waiting"
 
 
 class _Pipe:
@@ -44,58 +50,52 @@ class _Pipe:
         self._held_nbytes = 0
         self._shut = False  # no more is written; what is in it may be read
 
-    def put(self, head: bytes, views: list[memoryview], deadline: Deadline) -> None:
-        """Raises BrokenPipeError, or TimeoutError when there was no room; `views` are not read after it returns."""
-        small = sum(map(len, views)) <= _COPIED_NBYTES
-        frame = _Frame(head, [memoryview(b"".join(views))] if small and views else views)
+    def put(self, frame: _Frame, deadline: Deadline) -> None:
+        """Raises BrokenPipeError, or TimeoutError; a borrowed payload is not read after it has returned."""
         with self._changed:
-            room = self._held_nbytes + (frame.held_nbytes if small else 0) <= _HELD_NBYTES
-            if not (room or self._shut):
-                self._wait_for_room(frame.held_nbytes if small else 0, deadline)
-            if self._shut:
-                raise BrokenPipeError(32, "Broken pipe")
+            self._wait(lambda: self._held_nbytes + frame.held_nbytes <= _HELD_NBYTES, deadline)
             self._frames.append(frame)
-            self._held_nbytes += frame.held_nbytes if small else 0
+            self._held_nbytes += frame.held_nbytes
             self._changed.notify_all()
-            if not small:
-                self._wait_until_read(frame, deadline)
+            if frame.borrowed:
+                self._lend(frame, deadline)
 
-    def _wait_for_room(self, nbytes: int, deadline: Deadline) -> None:
-        self._changed.wait_for(lambda: self._shut or self._held_nbytes + nbytes <= _HELD_NBYTES, deadline.left())
-        if not self._shut and self._held_nbytes + nbytes > _HELD_NBYTES:
-            raise TimeoutError("its pipe is full: a callback there is slow or stuck")
+    def _lend(self, frame: _Frame, deadline: Deadline) -> None:
+        try:
+            self._wait(lambda: frame.state in ("read", "dropped"), deadline)
+        except OSError:
+            if frame.state == "waiting":
+                self._frames.remove(frame)
+                raise
+            self._changed.wait_for(lambda: frame.state != "taken")  # the reader copies at this moment, and that ends
+        if frame.state == "dropped":
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    def _wait_until_read(self, frame: _Frame, deadline: Deadline) -> None:
-        self._changed.wait_for(lambda: self._shut or frame.state == "done", deadline.left())
-        if frame.state == "is read":  # the reader is copying, which ends
-            self._changed.wait_for(lambda: frame.state != "is read")
-        if frame.state == "done":
-            return
-        shut, self._shut = self._shut, True
-        self._frames.clear()
-        self._changed.notify_all()
-        if not shut:
-            raise TimeoutError("it did not come to read it: a callback there is slow or stuck")
-        raise BrokenPipeError(32, "Broken pipe")
+    def _wait(self, ready: Callable[[], bool], deadline: Deadline) -> None:
+        if not self._changed.wait_for(lambda: self._shut or ready(), deadline.left()):
+            raise TimeoutError("its reading thread does not come to read: a callback there is slow or stuck")
+        if not ready() or (self._shut and not self._frames):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    def get(self, timeout_s: float) -> _Frame | None:
-        """The next frame, to be given back to done(); None if none came. Raises EOFError after the last."""
+    def take(self, timeout_s: float) -> _Frame | None:
+        """The next frame, to be given back to `settle`; None if none came.
+
+        Raises  ConnectionResetError after the last frame of a pipe that was shut
+        """
         with self._changed:
-            if not self._frames and not self._shut:
-                self._changed.wait(timeout_s)
+            self._changed.wait_for(lambda: self._shut or self._frames, timeout_s)
             if self._frames:
                 frame = self._frames.popleft()
-                frame.state = "is read"
+                frame.state = "taken"
                 return frame
             if self._shut:
-                raise EOFError
+                raise ConnectionResetError(errno.ECONNRESET, "the other end closed without a goodbye")
             return None
 
-    def done(self, frame: _Frame, *, whole: bool) -> None:
+    def settle(self, frame: _Frame, state: str) -> None:
         with self._changed:
-            frame.state = "done" if whole else "waits"
-            if len(frame.payload) != 1 or frame.payload[0].obj is not None:
-                self._held_nbytes = max(0, self._held_nbytes - frame.held_nbytes)
+            frame.state = state
+            self._held_nbytes -= frame.held_nbytes
             self._changed.notify_all()
 
     def shut(self) -> None:
@@ -103,6 +103,122 @@ class _Pipe:
             self._shut = True
             self._changed.notify_all()
 
-    @property
-    def is_shut(self) -> bool:
-        return self._shut
+
+class InprocChannel(FramedChannel):
+    """One end of a connection: writes one pipe, reads the other."""
+
+    def __init__(self, home: Home, session: Session, address: str, *, inbox: _Pipe, outbox: _Pipe) -> None:
+        super().__init__(home, session, address)
+        self._inbox = inbox
+        self._outbox = outbox
+
+    def _write(self, header: bytes, views: list[memoryview], deadline: Deadline) -> None:
+        head, _ = self._outgoing.head(header, sum(map(len, views)))
+        self._outbox.put(_Frame(head, views), deadline)
+
+    def _read_frame(self) -> None:
+        frame = self._inbox.take(self._home.tick_s)
+        if frame is None:
+            return
+        self.counters.last_heard = time.monotonic()
+        state = "dropped"
+        try:
+            head = memoryview(frame.head)
+            prefix = self._incoming.prefix(head[: PREFIX.size])
+            message = self._incoming.header(head[: PREFIX.size], head[PREFIX.size :], prefix)
+            payload = self._take_payload_of(message, prefix.payload_nbytes)
+            at = 0
+            for view in frame.payload:
+                payload[at : at + len(view)] = view
+                at += len(view)
+            state = "read"
+        finally:
+            self._inbox.settle(frame, state)
+        self._arrived(message, payload)
+
+    def _end_sending(self) -> None:
+        self._outbox.shut()
+
+    def _abort(self) -> None:
+        self._inbox.shut()
+        self._outbox.shut()
+
+    def _drain(self) -> None:
+        """The pipe outlives this end: a goodbye in it is read in any case."""
+
+    def _release(self) -> None:
+        self._abort()
+
+
+class InprocEndpoint(FramedEndpoint):
+    """A name that threads of this process connect to."""
+
+    def __init__(self, uri: str, home: Home) -> None:
+        super().__init__(home)
+        name = uri.removeprefix("inproc://")
+        if "#" in name:
+            raise UsageError(f"{uri!r}: the number behind # is given, not chosen")
+        self.address = _PORTS.open(name or home.identity.name, self)
+
+    def connect(self, address: str, *, timeout_s: float) -> Channel:
+        deadline = Deadline.after(timeout_s)
+        other = _PORTS.find(address)
+        mine, theirs = self._introduce(other, address)
+        inbox, outbox = _Pipe(), _Pipe()
+        channel = InprocChannel(self._home, mine, address, inbox=inbox, outbox=outbox)
+        try:
+            other._run(InprocChannel(other._home, theirs, self.address, inbox=outbox, outbox=inbox))
+            self._run(channel)
+        except TransportError as error:
+            channel._release()
+            raise TransportError(f"cannot reach {address}: {error.message}") from None
+        channel.wait_announced(deadline)
+        return channel
+
+    def _introduce(self, other: InprocEndpoint, address: str) -> tuple[Session, Session]:
+        """The handshake that sockets would carry."""
+        try:
+            connector = auth.Connector(self._home.identity, self._home.token)
+            listener = auth.Listener(other._home.identity, other._home.token)
+            accept, theirs = listener.accept(connector.proof(listener.welcome(connector.hello())))
+            return connector.session(accept), theirs
+        except RainshedError as error:
+            logger.warning("refused %s: %s", self.address, error.message)
+            raise type(error)(f"connecting to {address}: {error.message}", **error.detail) from None
+
+    def _run(self, channel: InprocChannel) -> None:
+        self._adopt(channel)
+        self._start(f"reads {channel.peer}", functools.partial(channel.run, self))
+
+    def _stop_accepting(self) -> None:
+        _PORTS.close(self.address)
+
+
+class _Ports:
+    """Which names are listened on in this process: what the kernel keeps for the other transports."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._listening: WeakValueDictionary[str, InprocEndpoint] = WeakValueDictionary()
+
+    def open(self, name: str, endpoint: InprocEndpoint) -> str:
+        with self._lock:
+            address = f"inproc://{name}#{next(self._numbers)}"
+            self._listening[address] = endpoint
+        return address
+
+    def find(self, address: str) -> InprocEndpoint:
+        with self._lock:
+            endpoint = self._listening.get(address)
+        if endpoint is None:
+            raise TransportError(f"cannot reach {address}: nobody in this process listens there")
+        return endpoint
+
+    def close(self, address: str) -> None:
+        with self._lock:
+            self._listening.pop(address, None)
+
+
+# The one table of its kind: two listen() calls that know nothing of each other must find each other by name alone.
+_PORTS: Final = _Ports()

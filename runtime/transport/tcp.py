@@ -1,7 +1,7 @@
 """tcp://HOST:PORT: a listening socket, its accepting thread, and one thread per connection.
 
-A connection proves itself in the thread that will read it, under a deadline. At most 64 are unproven at a time; when more come,
-the oldest is dropped: a process of the job needs milliseconds, so that idle connections cannot keep it out.
+A connection proves itself in the thread that will read it, under a deadline. At most 64 are unproven at a time; when
+more come, the oldest is dropped: a process of the job needs milliseconds, so that idle connections cannot keep it out.
 """
 
 from __future__ import annotations
@@ -139,11 +139,11 @@ class TcpEndpoint(FramedEndpoint):
         else:
             self._let_go(sock)
             if session.peer_version != VERSION:
-                logger.warning("%s at %s speaks protocol %d.%d, this process %d.%d", session.peer, address, *session.peer_version, *VERSION)
+                logger.warning("%s speaks protocol %d.%d, not %d.%d", session.peer, *session.peer_version, *VERSION)
             channel.run(self)
 
     def _examine(self, sock: socket.socket) -> Session:
-        """The listening side of the handshake; who fails to prove itself is told why, who speaks another language is not."""
+        """The listening side of the handshake. Who cannot prove itself is told why; who speaks no such thing is not."""
         exchange = _Exchange(sock, Deadline.after(self._home.timeouts.handshake_s))
         try:
             side = auth.Listener(self._home.identity, self._home.token)
@@ -232,7 +232,7 @@ class _Refusals:
                 return
             more = self.count - self._logged_count - 1
             self._logged_count, self._logged_at = self.count, now
-        logger.warning("refused %s: %s%s", address, why, f" (and {more} others since the last such line)" if more else "")
+        logger.warning("refused %s: %s%s", address, why, f" (and {more} more since the last such line)" if more else "")
 
 
 def _introduce(side: auth.Connector, sock: socket.socket, address: str, deadline: Deadline) -> Session:
@@ -247,12 +247,12 @@ def _introduce(side: auth.Connector, sock: socket.socket, address: str, deadline
             exchange.refuse(error)
         raise type(error)(f"connecting to {address}: {error.message}", **error.detail) from None
     except TimeoutError:
-        raise StallError(f"{address} accepted a connection but did not end the handshake in {deadline.total_s:.3g} s") from None
+        raise StallError(f"{address} accepted, but did not end the handshake in {deadline.total_s:.3g} s") from None
     except OSError as error:
         raise PeerLostError(f"{address} closed the connection during the handshake", why=error.strerror) from None
 
 
-# -- addresses ----------------------------------------------------------------------------------------------------------
+# -- addresses --------------------------------------------------------------------------------------------------------
 
 
 def _split(uri: str) -> SplitResult:
@@ -300,7 +300,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _advertised(parts: SplitResult, host: str) -> str:
-    """The host that others should use: ?advertise=HOST, or the one listened on, or for "all" the one that routes outwards."""
+    """The host for others to use: ?advertise=HOST, or the one listened on, or for "all" the one facing outwards."""
     named = parse_qs(parts.query).get("advertise")
     if named:
         return named[0]

@@ -19,7 +19,7 @@ _MAX_BUFFERS: Final = 64  # of one system call
 
 
 class TcpChannel(FramedChannel):
-    """One connection. Reads block for a tick at most, so that deadlines and close() are seen without being signalled."""
+    """One connection. Reads block for a tick at most, so that deadlines and close() are seen without a signal."""
 
     def __init__(self, home: Home, session: Session, address: str, sock: socket.socket) -> None:
         super().__init__(home, session, address)
@@ -68,7 +68,7 @@ class TcpChannel(FramedChannel):
             pending = _after(pending, sent)
             left_s = deadline.left()
             if not left_s:
-                raise TimeoutError("its kernel takes no more bytes: the process is stopped, stuck, or the network is slow")
+                raise TimeoutError("its kernel takes no more bytes: it is stopped or stuck, or the network is slow")
             _set_time(sock, socket.SO_SNDTIMEO, left_s)
             flags = 0
 
@@ -106,7 +106,8 @@ class TcpChannel(FramedChannel):
     def _read_payload(self, message: Message, payload: memoryview, crc: int, head_deadline: Deadline) -> None:
         """Fill `payload` and check it, a chunk at a time while it is in the cache; `crc` is the head's checksum."""
         nbytes = len(payload)
-        deadline = Deadline(head_deadline.at + nbytes / self._home.timeouts.min_bytes_per_s, self._home.timeouts.for_bytes(nbytes))
+        total_s = self._home.timeouts.for_bytes(nbytes)
+        deadline = Deadline(head_deadline.at + total_s - head_deadline.total_s, total_s)
         checksum = self._incoming.checksum
         done = min(nbytes, self._end - self._start)
         payload[:done] = self._view[self._start : self._start + done]
@@ -176,7 +177,7 @@ class TcpChannel(FramedChannel):
 
     def _release(self) -> None:
         self._abort()
-        with self._send_lock, self._state_lock:  # nobody may be in a system call when the descriptor's number becomes free
+        with self._send_lock, self._state_lock:  # nobody is in a system call when the descriptor's number becomes free
             self._sock.close()
 
 
