@@ -1,7 +1,7 @@
 """What a user trains on: NumPy arrays, files of them, or any stream of examples, cut into shards and shuffled batches.
 
-Everything is a function of the data, the seed and the number of the step: every machine that asks for batch 17 of shard 2 gets
-the same examples, whatever ran before and on whatever version of NumPy.
+Everything is a function of the data, the seed and the number of the step: every machine that asks for batch 17 of
+shard 2 gets the same examples, whatever ran before and on whatever version of NumPy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ Box = tuple[tuple[int, int], ...]
 Example = Mapping[str, ArrayLike]
 
 SHUFFLE_BUFFER = 4096  # examples of a stream that wait to be drawn
-_LOTS = 0x5EED  # shards are drawn with a seed of their own: the training seed must not move an example to another replica
+_LOTS = 0x5EED  # a seed of its own: another training seed must not move an example to another replica
+_NO_INDEX = "a stream of examples has no index"
+_HAVE_INDEX = "arrays, .npz files and folders of .npy files have one"
 
 
 class Field(NamedTuple):
@@ -54,9 +56,10 @@ class Data(ABC):
     ) -> Data:
         """The data that `source` holds.
 
-        source  a dict of arrays, examples along the first axis; the path of an .npz file, or of a folder with one .npy file
-                for each field, memory-mapped unless compressed; an iterable of dicts, one for each example; or a function
-                without arguments that gives such an iterable anew for each epoch; or Data, which is given back
+        source  a dict of arrays, examples along the first axis; the path of an .npz file, or of a folder with one
+                .npy file for each field, memory-mapped unless compressed; an iterable of dicts, one for each
+                example; a function without arguments that gives such an iterable anew for each epoch; or Data,
+                which is given back
         finite  look for NaN and infinity in every batch
         shuffle_buffer  how many examples of a stream are held back to be shuffled
         Raises  DataError naming the field, what was expected and what was found
@@ -75,22 +78,23 @@ class Data(ABC):
             return StreamData(source, finite=finite, buffer=shuffle_buffer)
         raise DataError(
             f"{type(source).__name__} is not data",
-            expected="a dict of arrays, a path of .npz or of a folder of .npy, an iterable of dicts, or a function giving one",
+            expected="a dict of arrays, the path of an .npz file or a folder of .npy files, or an iterable of dicts",
         )
 
     @abstractmethod
     def shard(self, index: int, of: int) -> Data:
-        """One of `of` parts whose sizes differ by one at most: of each `of` examples in a row every shard gets one, by lot.
+        """One of `of` parts whose sizes differ by one at most.
 
-        The lot is the same for everyone and every run. Sorted or periodic data is spread over all shards.
+        Of each `of` examples in a row every shard gets one, by lot, so that sorted or periodic data is spread evenly.
+        The lot is the same for everyone in every run.
         """
 
     @abstractmethod
     def require(self, inputs: Mapping[str, Field]) -> Data:
         """The same examples with just these fields, in these element types.
 
-        A value may become a wider or narrower number of its kind, and a whole number may become a float; a whole number that
-        does not fit raises when it is met.
+        A number may become a wider or narrower one of its kind, and a whole number a float; a whole number that does
+        not fit its new type raises when it is met.
         """
 
     @abstractmethod
@@ -104,7 +108,7 @@ class Data(ABC):
 
     @abstractmethod
     def batch_indices(self, batch: int, seed: int, step: int) -> NDArray[np.int64]:
-        """Which examples are in full batch number `step`: int64[batch]. A pure function of its arguments and the count."""
+        """Which examples are in full batch number `step`: int64[batch]; depends on nothing but these and `count`."""
 
     @abstractmethod
     def take(self, indices: NDArray[np.integer], name: str, box: Box | None = None) -> Array:
@@ -171,8 +175,9 @@ class ArrayData(Data):
             _check_box(name, box, (len(indices), *field.shape))
             indices = indices[slice(*box[0])]
             array = array[(slice(None), *(slice(*interval) for interval in box[1:]))]
-        if len(indices) and not (0 <= indices.min() and indices.max() < self.count):
-            raise DataError(f"field {name}: no example {indices.min()} or {indices.max()}", found=f"{self.count} examples")
+        if len(indices) and not (indices.min() >= 0 and indices.max() < self.count):
+            asked = f"{indices.min()} to {indices.max()}"
+            raise DataError(f"field {name}: there are no examples {asked}", found=f"{self.count} examples")
         rows = indices if self._rows is None else self._rows[indices]
         taken = _cast(name, np.ascontiguousarray(array[rows]), field.dtype)
         if self._finite:
@@ -236,10 +241,10 @@ class StreamData(Data):
         return itertools.islice(self._batches(batch, seed, epochs, drop_last), start, None)
 
     def batch_indices(self, batch: int, seed: int, step: int) -> NDArray[np.int64]:
-        raise DataError("a stream of examples has no index", hint="hand in arrays, an .npz file or a folder of .npy files")
+        raise DataError(_NO_INDEX, hint=_HAVE_INDEX)
 
     def take(self, indices: NDArray[np.integer], name: str, box: Box | None = None) -> Array:
-        raise DataError("a stream of examples has no index", hint="hand in arrays, an .npz file or a folder of .npy files")
+        raise DataError(_NO_INDEX, hint=_HAVE_INDEX)
 
     def _batches(self, batch: int, seed: int, epochs: int | None, drop_last: bool) -> Iterator[Batch]:
         for epoch in itertools.count() if epochs is None else range(epochs):
@@ -263,8 +268,9 @@ class StreamData(Data):
         value = _as_array(name, example[name])
         _check_type(name, value.dtype)
         if value.shape != field.shape or not np.can_cast(value.dtype, field.dtype, "same_kind"):
-            found = Field(value.dtype, value.shape)
-            raise DataError(f"example {number} differs in field {name}", expected=field, found=found)
+            raise DataError(
+                f"example {number} differs in field {name}", expected=field, found=Field(value.dtype, value.shape)
+            )
         value = _cast(name, value, field.dtype)
         if self._finite:
             _check_finite(name, value[np.newaxis], np.array([number]))
@@ -294,7 +300,7 @@ class _Once:
 
     def __call__(self) -> Iterator[Example]:
         if self._examples is None:
-            raise DataError("an iterator can be read only once", hint="hand in a function that gives a new one for each epoch")
+            raise DataError("an iterator can be read only once", hint="hand in a function that gives one per epoch")
         examples, self._examples = self._examples, None
         return examples
 
@@ -338,7 +344,7 @@ def _shuffled(examples: Iterator[Batch], size: int, bits: np.random.PCG64) -> It
 
 
 def _read(path: Path) -> dict[str, Array]:
-    """The arrays of an .npz file or of a folder of .npy files, mapped where the file holds them as they are in memory."""
+    """The arrays of an .npz file or of a folder of .npy files, mapped where they are stored uncompressed."""
     if not path.exists():
         raise DataError(f"there is no {path}")
     try:
@@ -355,8 +361,11 @@ def _read(path: Path) -> dict[str, Array]:
 
 def _map(path: Path, file: BinaryIO, member: zipfile.ZipInfo, loaded: Mapping[str, Array]) -> Array:
     """One array of an .npz file: mapped if stored without compression, else read."""
+    name = member.filename.removesuffix(".npy")
+    if not member.filename.endswith(".npy"):
+        raise ValueError(f"{member.filename} is not an array")
     if member.compress_type != zipfile.ZIP_STORED:
-        return loaded[member.filename.removesuffix(".npy")]
+        return loaded[name]
     file.seek(member.header_offset)
     name_nbytes, extra_nbytes = struct.unpack("<26x2H", file.read(30))
     begin = member.header_offset + 30 + name_nbytes + extra_nbytes
@@ -364,7 +373,7 @@ def _map(path: Path, file: BinaryIO, member: zipfile.ZipInfo, loaded: Mapping[st
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran_order, dtype = header(file)
-    _check_type(member.filename.removesuffix(".npy"), dtype)
+    _check_type(name, dtype)
     nbytes = dtype.itemsize * math.prod(shape)
     if file.tell() + nbytes > begin + member.file_size:
         raise ValueError(f"{member.filename} is shorter than its header says")
@@ -394,9 +403,10 @@ def _check_type(name: str, dtype: np.dtype[np.generic]) -> None:
 def _required(fields: Mapping[str, Field], inputs: Mapping[str, Field]) -> dict[str, Field]:
     for name, (dtype, shape) in inputs.items():
         if name not in fields:
-            raise DataError(f"the data has no field {name}", expected=Field(np.dtype(dtype), shape), found=_listed(fields))
+            expected = Field(np.dtype(dtype), tuple(shape))
+            raise DataError(f"the data has no field {name}", expected=expected, found=_listed(fields))
         if tuple(shape) != fields[name].shape or not np.can_cast(fields[name].dtype, dtype, "same_kind"):
-            expected = Field(np.dtype(dtype), shape)
+            expected = Field(np.dtype(dtype), tuple(shape))
             raise DataError(f"field {name} does not fit the input", expected=expected, found=fields[name])
     return {name: Field(np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in inputs.items()}
 
@@ -405,30 +415,29 @@ def _cast(name: str, values: Array, dtype: np.dtype[np.generic]) -> Array:
     if values.dtype == dtype:
         return values
     if dtype.kind in "iu" and not np.can_cast(values.dtype, dtype) and values.size:
-        low, high = int(values.min()), int(values.max())  # type: ignore[arg-type]
-        limits = np.iinfo(dtype)  # type: ignore[arg-type]
+        low, high = int(values.min()), int(values.max())
+        limits = np.iinfo(dtype.name)
         if low < limits.min or high > limits.max:
             raise DataError(f"field {name} holds numbers that {dtype} does not", found=f"{low} to {high}")
     return values.astype(dtype)
 
 
 def _check_finite(name: str, values: Array, rows: NDArray[np.integer]) -> None:
-    if values.dtype.kind != "f":
+    if values.dtype.kind != "f" or not values.size:
         return
-    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))  # type: ignore[type-var]
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
     if len(bad):
-        raise DataError(f"field {name} is not finite", expected="no NaN and no infinity", found=f"example {rows[bad[0]]}")
+        raise DataError(f"field {name} holds NaN or infinity", found=f"example {rows[bad[0]]}")
 
 
 def _check_box(name: str, box: Box, shape: tuple[int, ...]) -> None:
-    fits = len(box) == len(shape) and all(0 <= low <= high <= size for (low, high), size in zip(box, shape, strict=True))
-    if not fits:
+    if len(box) != len(shape) or any(not 0 <= low <= high <= n for (low, high), n in zip(box, shape, strict=True)):
         raise DataError(f"field {name}: the box does not lie in the batch", expected=f"inside {list(shape)}", found=box)
 
 
 def _check_shard(index: int, of: int) -> None:
     if not 0 <= index < of:
-        raise DataError(f"there is no shard {index} of {of}", expected=f"0 to {of - 1}" if of > 0 else "at least one shard")
+        raise DataError(f"there is no shard {index} of {of}", expected="an index from 0, below the number of shards")
 
 
 def _check_from(name: str, value: int, least: int) -> None:
@@ -437,4 +446,4 @@ def _check_from(name: str, value: int, least: int) -> None:
 
 
 def _listed(fields: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {field}" if isinstance(field, Field) else name for name, field in fields.items()) or "none"
+    return ", ".join(f"{name} {it}" if isinstance(it, Field) else name for name, it in fields.items()) or "none"
