@@ -11,11 +11,11 @@ from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, op
-from rainshed.ops.types import Shape, TensorType, Type, broadcast, fixed, shape_text
+from rainshed.ops.types import Shape, TensorType, Type, broadcast, fixed, shape_of, shape_text
 
 
 def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
-    return {"shape": tuple(attrs["shape"])}
+    return {"shape": shape_of("broadcast_to", attrs["shape"])}
 
 
 def _infer_broadcast(types: Types, attrs: Attrs) -> Type:

@@ -9,6 +9,7 @@ import numpy as np
 
 from rainshed.ops.errors import DataError, KernelError, RainshedError
 from rainshed.ops.ir import Graph, Node, walk
+from rainshed.ops.op import located
 from rainshed.ops.types import TupleType, Type, fixed
 
 Value = Any  # np.ndarray, or a tuple of them for a node with several results
@@ -25,8 +26,8 @@ def run_kernel(node: Node, inputs: Iterable[Value], out: Value) -> None:
     """Fill `out` by the node's NumPy kernel. Raises KernelError with the user's line if the kernel raises."""
     try:
         node.op.cpu(*inputs, out, **node.attrs)
-    except RainshedError:
-        raise
+    except RainshedError as error:
+        raise located(error, node.origin) from None
     except Exception as error:
         shapes = ", ".join(str(i.type) for i in node.inputs)
         raise KernelError(

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from rainshed.ops.broadcast import broadcast_to
-from rainshed.ops.elementwise import add
+from rainshed.ops.elementwise import add, astype
 from rainshed.ops.errors import GraphError
 from rainshed.ops.ir import Node, on_behalf, walk
 from rainshed.ops.op import constant_op
@@ -38,10 +38,11 @@ def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
             continue
         with on_behalf(replace(node.origin, backward=True)):
             if isinstance(node.type, TupleType):
-                total = tuple(
-                    picked.get(node, {}).get(i) or zeros(item) for i, item in enumerate(node.type.items)
-                )
-                parts = node.op.grad(node, *total) if node.op.grad and node in picked else ()
+                if node not in picked:
+                    continue
+                slots = picked[node]
+                total = tuple(slots[i] if i in slots else zeros(item) for i, item in enumerate(node.type.items))
+                parts = node.op.grad(node, *total) if node.op.grad else ()
             elif node not in arriving:
                 continue
             else:
@@ -56,6 +57,9 @@ def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
         for value, part in zip(node.inputs, parts, strict=False):
             if part is None or value not in needed:
                 continue
+            if part.dtype != value.dtype and part.dtype.kind == value.dtype.kind == "float":
+                with on_behalf(replace(node.origin, backward=True)):
+                    part = astype(part, dtype=value.dtype)  # the op had promoted its input
             if part.type != value.type:
                 raise GraphError(f"the gradient of {node.op.name} for {value.type} has type {part.type}", built_at=node.origin)
             arriving.setdefault(value, []).append(part)

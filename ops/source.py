@@ -8,34 +8,53 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import Access, Axis, Reach
-from rainshed.ops.errors import GraphError
+from rainshed.ops.errors import GraphError, ShapeError
 from rainshed.ops.init import Init
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, constant_op, op
-from rainshed.ops.types import Batch, TensorType, TupleType, Type, dtype_of, fixed, int64
+from rainshed.ops.types import (
+    Batch,
+    Shape,
+    TensorType,
+    TupleType,
+    Type,
+    dtype_of,
+    fixed,
+    int64,
+    ints_of,
+    shape_of,
+    shape_text,
+)
 
 
 def _clean_leaf(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
     name, shape = attrs["name"], attrs["shape"]
     if not isinstance(name, str) or not name or name.strip() != name or any(c in name for c in "\"'\n{}"):
         raise GraphError(f"a name must be a non-empty text without quotes, braces or line breaks; found {name!r}")
-    try:
-        dims = tuple(shape)
-    except TypeError:
-        raise GraphError(f"{name}: a shape is a tuple of sizes; found {shape!r}") from None
-    dims = tuple(Batch() if dim is None else dim for dim in dims)
-    for dim in dims:
-        if isinstance(dim, Batch):
-            continue
-        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 0:
-            raise GraphError(f"{name}: a size is a whole number, or None for the batch axis; found {dim!r}")
-    dims = tuple(dim if isinstance(dim, Batch) else int(dim) for dim in dims)
-    return {**attrs, "shape": dims, "dtype": dtype_of(attrs["dtype"])}
+    dims = shape_of(name, shape)
+    return {**attrs, **clean_part(name, dims, attrs), "shape": dims, "dtype": dtype_of(attrs["dtype"])}
+
+
+def clean_part(name: str, shape: Shape, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes `offset` and `whole` of a value that may be one part of a larger one, checked against each other."""
+    part: dict[str, Any] = {}
+    for key in ("offset", "whole"):
+        if key in attrs:
+            part[key] = None if attrs[key] is None else ints_of(name, key, attrs[key], len(shape))
+    offset, whole = part.get("offset") or (0,) * len(shape), part.get("whole")
+    if min(offset, default=0) < 0:
+        raise ShapeError(f"{name}: offset {offset} is negative")
+    if whole is not None:
+        for low, size, total in zip(offset, shape, whole, strict=True):
+            if low + size > total if isinstance(size, int) else low > total:
+                raise ShapeError(f"{name}: the part {shape_text(shape)} at {offset} does not lie inside {shape_text(whole)}")
+    return part
 
 
 def _clean_variable(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
     cleaned = dict(_clean_leaf(types, attrs))
     cleaned["init"] = Init.of(cleaned["init"])
+    cleaned["trainable"] = bool(cleaned["trainable"])
     if any(isinstance(dim, Batch) for dim in cleaned["shape"]):
         raise GraphError(f"variable {cleaned['name']!r} cannot have the batch axis in its shape")
     cleaned["init"].check(cleaned["name"], cleaned["shape"], cleaned["dtype"])
@@ -66,7 +85,11 @@ def _tile_leaf(tile: Tile) -> Mapping[str, Any]:
 
 
 def _tile_variable(tile: Tile) -> Mapping[str, Any]:
-    return {**_tile_leaf(tile), "whole": tile.attrs["whole"] or fixed(tile.output.shape)}
+    part = {**_tile_leaf(tile), "whole": tile.attrs["whole"] or fixed(tile.output.shape)}
+    values = tile.attrs["init"].values
+    if values is not None:
+        part["init"] = Init("array", (), values[tuple(slice(low, high) for low, high in tile.box)].copy())
+    return part
 
 
 def _fed(out: np.ndarray, **attrs: Any) -> None:
@@ -120,9 +143,13 @@ def _infer_size(types: Types, attrs: Attrs) -> Type:
 
 
 def _clean_size(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
-    rank = len(types[0].shape)
-    axes = tuple(range(rank)) if attrs["axis"] is None else tuple(sorted({int(a) % max(rank, 1) for a in attrs["axis"]}))
-    return {"axis": axes, "dtype": dtype_of(attrs["dtype"])}
+    rank, axis = len(types[0].shape), attrs["axis"]
+    if axis is None:
+        axis = tuple(range(rank))
+    axes = ints_of("axis_size", "axis", axis, len(axis) if isinstance(axis, (tuple, list)) else 1)
+    if any(not -rank <= a < rank for a in axes):
+        raise ShapeError(f"axis_size: {types[0]} has no axes {axes}")
+    return {"axis": tuple(sorted({a % rank for a in axes})), "dtype": dtype_of(attrs["dtype"])}
 
 
 def _size_cpu(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...], dtype: Any) -> None:

@@ -47,8 +47,10 @@ def dtype_of(value: object) -> DType:
     if isinstance(value, str) and value in _BY_NAME:
         return _BY_NAME[value]
     try:
+        if value is None:  # which NumPy takes for float64
+            raise TypeError
         return _BY_NAME[np.dtype(value).name]  # type: ignore[call-overload]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, SyntaxError):
         names = ", ".join(d.name for d in DTYPES)
         raise DTypeError(f"{value!r} is not an element type of Rainshed", known=names) from None
 
@@ -99,6 +101,30 @@ def fixed(shape: Shape) -> tuple[int, ...]:
         if isinstance(dim, Batch):
             raise ShapeError(f"shape {shape_text(shape)} still has the batch axis B", hint="graph.bind(batch=...) first")
     return shape  # type: ignore[return-value]
+
+
+def shape_of(op: str, value: object) -> Shape:
+    """The shape meant by one size or a sequence of them; None is the batch axis. Raises ShapeError for anything else."""
+    items = value if isinstance(value, (tuple, list)) else (value,)
+    dims: list[Dim] = []
+    for dim in items:
+        if dim is None or isinstance(dim, Batch):
+            dims.append(dim or Batch())
+        elif isinstance(dim, (int, np.integer)) and not isinstance(dim, bool) and dim >= 0:
+            dims.append(int(dim))
+        else:
+            raise ShapeError(f"{op}: a size is a whole number, or None for the batch axis; found {dim!r}")
+    return tuple(dims)
+
+
+def ints_of(op: str, name: str, value: object, count: int) -> tuple[int, ...]:
+    """The `count` whole numbers that the attribute `name` must hold. Raises ShapeError for anything else."""
+    if not isinstance(value, (tuple, list)) or len(value) != count:
+        raise ShapeError(f"{op}: {name} must hold {count} whole numbers; found {value!r}")
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, (int, np.integer)):
+            raise ShapeError(f"{op}: {name} must hold whole numbers; found {item!r}")
+    return tuple(int(item) for item in value)
 
 
 def shape_text(shape: Shape) -> str:

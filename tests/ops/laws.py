@@ -167,7 +167,7 @@ def tile_value(node: Node, box: Any, inputs: list[np.ndarray]) -> tuple[Any, np.
     access = node.access
     regions = access.regions(box, tuple(i.shape for i in inputs))
     result = access.result(box, node.shape)
-    parts = [np.ascontiguousarray(x[tuple(slice(*iv) for iv in region)]) for x, region in zip(inputs, regions, strict=True)]
+    parts = [np.array(x[tuple(slice(*iv) for iv in region)], order="C") for x, region in zip(inputs, regions, strict=True)]
     leaves = tuple(input_node(f"p{i}", p.shape, p.dtype) for i, p in enumerate(parts))
     tile = node.op.make(leaves, node.op.tile_attrs(node, box), node.origin)
     assert tile.shape == box_shape(result), f"{node.op.name}: tile {box} gives {tile.type}, its region is {result}"

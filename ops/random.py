@@ -1,0 +1,149 @@
+"""Random numbers in a graph: random_uniform, random_normal, random_bernoulli, and dropout.
+
+A number depends on the seed, the stream's name, the step and the element's index in the whole array, and on nothing else: so it
+is the same however the graph is cut, and wherever its tiles run. Two values of one name, seed and shape are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rainshed.ops.access import Access, Axis, Reach
+from rainshed.ops.elementwise import multiply, where
+from rainshed.ops.errors import DTypeError, GraphError
+from rainshed.ops.ir import Attrs, Node, current_origin
+from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, constant_op, op
+from rainshed.ops.philox import fill_normal, fill_uniform, key_of
+from rainshed.ops.source import clean_part, step_op
+from rainshed.ops.types import TensorType, Type, bool_, dtype_of, fixed, float32, int64, shape_of
+
+# `stream` is the name of the numbers; `whole` and `offset` tell which part of the whole array this node is.
+PLACE: Mapping[str, Any] = {"shape": REQUIRED, "stream": REQUIRED, "seed": 0, "whole": None, "offset": None}
+
+
+def _cleaner(name: str, numbers: tuple[str, ...], kinds: tuple[str, ...]) -> Callable[..., Mapping[str, Any]]:
+    def clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
+        if types[0] != TensorType(int64, ()):
+            raise GraphError(f"{name}: its input is the step, {TensorType(int64, ())}; found {types[0]}")
+        stream, seed = attrs["stream"], attrs["seed"]
+        if not isinstance(stream, str) or not stream:
+            raise GraphError(f"{name}: needs a name for its numbers; found {stream!r}")
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise GraphError(f"{name}: a seed is a whole number; found {seed!r}")
+        shape, dtype = shape_of(name, attrs["shape"]), dtype_of(attrs["dtype"])
+        if dtype.kind not in kinds:
+            raise DTypeError(f"{name}: gives {' or '.join(kinds)}, not {dtype}")
+        found = {key: _finite(name, key, attrs[key]) for key in numbers}
+        return {**attrs, **clean_part(name, shape, attrs), **found, "shape": shape, "dtype": dtype, "seed": int(seed)}
+
+    return clean
+
+
+def _finite(name: str, key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+        raise GraphError(f"{name}: {key} is a finite number; found {value!r}")
+    return float(value)
+
+
+def _infer(types: Types, attrs: Attrs) -> Type:
+    return TensorType(attrs["dtype"], attrs["shape"])
+
+
+def _access(types: Types, output: TensorType, attrs: Attrs) -> Access:
+    shape = fixed(output.shape)
+    return Access(
+        axes=tuple(Axis(f"b{i}", size) for i, size in enumerate(shape)),
+        inputs=((),),
+        output=tuple(Reach(i) for i in range(len(shape))),
+    )
+
+
+def _tile(tile: Tile) -> Mapping[str, Any]:
+    base = tile.attrs["offset"] or (0,) * len(tile.box)
+    return {
+        "shape": tuple(high - low for low, high in tile.box),
+        "offset": tuple(b + low for b, (low, _) in zip(base, tile.box, strict=True)),
+        "whole": tile.attrs["whole"] or fixed(tile.output.shape),
+    }
+
+
+def _draw(fill: Callable[..., None], out: np.ndarray, step: np.ndarray, attrs: Mapping[str, Any]) -> None:
+    whole, offset = attrs["whole"] or out.shape, attrs["offset"] or (0,) * out.ndim
+    fill(out, key_of(attrs["seed"], attrs["stream"]), int(step), whole, offset)
+
+
+def _uniform_cpu(step: np.ndarray, out: np.ndarray, *, low: float, high: float, **attrs: Any) -> None:
+    _draw(fill_uniform, out, step, attrs)
+    out *= out.dtype.type(high - low)
+    out += out.dtype.type(low)
+
+
+def _normal_cpu(step: np.ndarray, out: np.ndarray, *, mean: float, std: float, **attrs: Any) -> None:
+    _draw(fill_normal, out, step, attrs)
+    out *= out.dtype.type(std)
+    out += out.dtype.type(mean)
+
+
+def _bernoulli_cpu(step: np.ndarray, out: np.ndarray, *, p: float, **attrs: Any) -> None:
+    drawn = np.empty(out.shape, np.float64)
+    _draw(fill_uniform, drawn, step, attrs)
+    out[...] = drawn < p
+
+
+def _random(name: str, numbers: dict[str, Any], dtype: str, cpu: Callable[..., None], kinds: tuple[str, ...], flops: int) -> Op:
+    return op(
+        name=name,
+        arity=1,
+        attrs={**PLACE, "dtype": dtype, **numbers},
+        clean=_cleaner(name, tuple(numbers), kinds),
+        infer=_infer,
+        access=_access,
+        tile=_tile,
+        cost=lambda types, output, attrs: Cost(flops * output.nbytes),
+        cpu=cpu,
+        doc=f"Numbers of the distribution {name.removeprefix('random_')}, drawn anew at each step; the input is the step.",
+    )
+
+
+uniform_op: Op = _random("random_uniform", {"low": 0.0, "high": 1.0}, "float32", _uniform_cpu, ("float",), 20)
+normal_op: Op = _random("random_normal", {"mean": 0.0, "std": 1.0}, "float32", _normal_cpu, ("float",), 30)
+bernoulli_op: Op = _random("random_bernoulli", {"p": REQUIRED}, "bool", _bernoulli_cpu, ("float", "int", "bool"), 20)
+
+
+def random_uniform(
+    shape: Any, *, name: str, low: float = 0.0, high: float = 1.0, dtype: Any = float32, seed: int = 0
+) -> Node:
+    """Uniform numbers in [low, high), other ones at each step. `name` tells them from other random values."""
+    return uniform_op(step_op(), shape=shape, stream=name, low=low, high=high, dtype=dtype, seed=seed)
+
+
+def random_normal(
+    shape: Any, *, name: str, mean: float = 0.0, std: float = 1.0, dtype: Any = float32, seed: int = 0
+) -> Node:
+    """Normal numbers, other ones at each step. `name` tells them from other random values."""
+    return normal_op(step_op(), shape=shape, stream=name, mean=mean, std=std, dtype=dtype, seed=seed)
+
+
+def random_bernoulli(shape: Any, p: float, *, name: str, dtype: Any = bool_, seed: int = 0) -> Node:
+    """True (or 1) with probability p, drawn anew at each step. `name` tells it from other random values."""
+    if not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        raise GraphError(f"random_bernoulli: p is a probability, from 0 to 1; found {p!r}", built_at=current_origin())
+    return bernoulli_op(step_op(), shape=shape, stream=name, p=p, dtype=dtype, seed=seed)
+
+
+def dropout(x: Node, rate: float, *, name: str, seed: int = 0) -> Node:
+    """x with each element set to 0 with probability `rate`, and the others divided by 1 - rate: the mean stays.
+
+    Source  Srivastava et al., JMLR 2014
+    """
+    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise GraphError(f"dropout: rate is at least 0 and less than 1; found {rate!r}", built_at=current_origin())
+    if x.dtype.kind != "float":
+        raise DTypeError(f"dropout: takes float; found {x.type}", built_at=current_origin())
+    if rate == 0:
+        return x
+    kept = random_bernoulli(x.shape, 1 - rate, name=name, seed=seed)
+    return where(kept, multiply(x, 1 / (1 - rate)), constant_op(value=np.zeros((), x.dtype.numpy)))
