@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from rainshed.ops.errors import UsageError
 
@@ -47,8 +48,7 @@ class Timeouts:
         return self.rpc_s + nbytes / self.min_bytes_per_s
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(NamedTuple):
     """A point in time after which waiting is over."""
 
     at: float  # of time.monotonic

@@ -4,8 +4,8 @@
     tcp://HOST:PORT               machines; port 0 takes a free one, no host means loopback
 
 `listen` gives an Endpoint; its `connect` gives a Channel to a peer that has proven to know the job's token; what
-arrives goes to the Handler. All transports share the frames of `runtime/wire.py`, the handshake of `runtime/auth.py`, and the
-laws in `tests/runtime/test_transport.py`.
+arrives goes to the Handler. All transports share the frames of `runtime/wire.py`, the handshake of `runtime/auth.py`,
+and the laws in `tests/runtime/test_transport.py`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -122,6 +123,8 @@ class FramedChannel(ABC):
         self._ended = False  # and has said goodbye: no more is read
         self._error: RainshedError | None = None
         self._announced = threading.Event()
+        self._finished = threading.Event()
+        self._reader: threading.Thread | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"
@@ -140,17 +143,18 @@ class FramedChannel(ABC):
             raise self._give_up(self._stalled(message, nbytes, timeout_s, "other frames are before it"))
         try:
             if self._ending:
-                raise self._gone(message)
-            self._write(header, views, deadline)
+                raise BrokenPipeError(errno.EPIPE, None)
+            self._write(header, views, nbytes, deadline)
             self.counters.sent_frames += 1
             self.counters.sent_payload_nbytes += nbytes
+            return nbytes
         except TimeoutError as error:
             raise self._give_up(self._stalled(message, nbytes, timeout_s, str(error))) from None
         except OSError as error:
-            raise self._give_up(self._gone(message, error)) from None
+            failure = error
         finally:
             self._send_lock.release()
-        return nbytes
+        raise self._gone(message, failure, deadline)
 
     def _stalled(self, message: Said, nbytes: int, waited_s: float, why: str) -> StallError:
         heard_s = time.monotonic() - self.counters.last_heard
@@ -160,10 +164,14 @@ class FramedChannel(ABC):
             why=why,
         )
 
-    def _gone(self, message: Said, why: OSError | None = None) -> PeerLostError:
+    def _gone(self, message: Said, failure: OSError, deadline: Deadline) -> PeerLostError:
+        """The peer takes no more: what it said last may say why, so let the reader come to it."""
+        self._end_sending()
+        if threading.current_thread() is not self._reader:
+            self._finished.wait(min(deadline.left(), self._home.tick_s))
         return PeerLostError(
             f"cannot send {describe(message)} to {self}: the connection is closed",
-            why=why.strerror if why is not None else getattr(self._error, "message", None),
+            why=self._error.message if self._error is not None else failure.strerror,
         )
 
     def _give_up(self, error: RainshedError) -> RainshedError:
@@ -192,7 +200,7 @@ class FramedChannel(ABC):
         """Best effort, in a moment: whoever does not take it sees the connection end instead."""
         if self._send_lock.acquire(timeout=min(0.2, self._home.tick_s)):
             try:
-                self._write(encode_header(bye), [], Deadline.after(0.0))
+                self._write(encode_header(bye), [], 0, Deadline.after(0.0))
             except (OSError, TransportError):
                 logger.debug("%s: no goodbye", self)
             finally:
@@ -203,6 +211,7 @@ class FramedChannel(ABC):
 
     def run(self, forget: _Forget) -> None:
         """Announce the channel, then read until the end; the body of the channel's thread."""
+        self._reader = threading.current_thread()
         try:
             self._home.handler.connected(self)
             self._announced.set()
@@ -219,13 +228,18 @@ class FramedChannel(ABC):
             self._refuse(TransportError(f"a callback for {self} failed: {type(error).__name__}: {error}"))
         finally:
             self._announced.set()
+            self._finished.set()
+            self._end_sending()
+            self._tell_lost()
             self._drain()
             self._release()
             forget.forget(self)
-            try:
-                self._home.handler.lost(self, self._error)
-            except Exception:
-                logger.exception("%s: the handler failed", self)
+
+    def _tell_lost(self) -> None:
+        try:
+            self._home.handler.lost(self, self._error)
+        except Exception:
+            logger.exception("%s: the handler failed", self)
 
     def wait_announced(self, deadline: Deadline) -> None:
         """Wait until the handler knows the channel. Raises what went wrong there."""
@@ -269,8 +283,11 @@ class FramedChannel(ABC):
     # -- what a transport adds ----
 
     @abstractmethod
-    def _write(self, header: bytes, views: list[memoryview], deadline: Deadline) -> None:
-        """Write one frame, under the send lock. Raises TimeoutError or OSError; then the frame may be cut off."""
+    def _write(self, header: bytes, views: list[memoryview], nbytes: int, deadline: Deadline) -> None:
+        """Write one frame with `nbytes` of payload; under the send lock.
+
+        Raises  TimeoutError or OSError; the frame may then be cut off
+        """
 
     @abstractmethod
     def _read_frame(self) -> None:

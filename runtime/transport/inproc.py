@@ -32,8 +32,7 @@ class _Frame:
 
     __slots__ = ("borrowed", "head", "held_nbytes", "payload", "state")
 
-    def __init__(self, head: bytes, views: list[memoryview]) -> None:
-        nbytes = sum(map(len, views))
+    def __init__(self, head: bytes, views: list[memoryview], nbytes: int) -> None:
         self.head = head
         self.borrowed = nbytes > _COPIED_NBYTES  # the payload is the sender's own memory
         self.payload = views if self.borrowed or not views else [memoryview(b"".join(views))]
@@ -112,9 +111,9 @@ class InprocChannel(FramedChannel):
         self._inbox = inbox
         self._outbox = outbox
 
-    def _write(self, header: bytes, views: list[memoryview], deadline: Deadline) -> None:
-        head, _ = self._outgoing.head(header, sum(map(len, views)))
-        self._outbox.put(_Frame(head, views), deadline)
+    def _write(self, header: bytes, views: list[memoryview], nbytes: int, deadline: Deadline) -> None:
+        head, _ = self._outgoing.head(header, nbytes)
+        self._outbox.put(_Frame(head, views, nbytes), deadline)
 
     def _read_frame(self) -> None:
         frame = self._inbox.take(self._home.tick_s)

@@ -156,9 +156,9 @@ class TcpEndpoint(FramedEndpoint):
         return session
 
     def _refuse(self, sock: socket.socket, address: str, why: str) -> None:
+        self._refusals.note(address, why)
         self._let_go(sock)
         sock.close()
-        self._refusals.note(address, why)
 
     # -- the end ----
 

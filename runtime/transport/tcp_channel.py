@@ -35,27 +35,43 @@ class TcpChannel(FramedChannel):
 
     # -- sending ----
 
-    def _write(self, header: bytes, views: list[memoryview], deadline: Deadline) -> None:
+    def _write(self, header: bytes, views: list[memoryview], nbytes: int, deadline: Deadline) -> None:
         outgoing = self._outgoing
-        head, crc = outgoing.head(header, sum(map(len, views)))
+        head, crc = outgoing.head(header, nbytes)
         pending: list[bytes | memoryview] = [head]
-        waiting_nbytes = 0
-        for view in views:
-            for at in range(0, len(view), _CHUNK_NBYTES):
-                chunk = view[at : at + _CHUNK_NBYTES]
-                if waiting_nbytes + len(chunk) > _CHUNK_NBYTES or len(pending) >= _MAX_BUFFERS:
-                    self._push(pending, deadline)
-                    pending, waiting_nbytes = [], 0
-                crc = outgoing.checksum(chunk, crc)
-                pending.append(chunk)
-                waiting_nbytes += len(chunk)
+        if nbytes <= _CHUNK_NBYTES and len(views) < _MAX_BUFFERS:
+            for view in views:
+                crc = outgoing.checksum(view, crc)
+            pending += views
+        else:
+            pending, crc = self._push_all_but_last(pending, views, crc, deadline)
         if views:
             pending.append(CHECKSUM.pack(crc))
         self._push(pending, deadline)
 
+    def _push_all_but_last(
+        self, pending: list[bytes | memoryview], views: list[memoryview], crc: int, deadline: Deadline
+    ) -> tuple[list[bytes | memoryview], int]:
+        """Write a large payload a chunk at a time, while it is in the cache.
+
+        Gives  what is left for the last call, and the checksum
+        """
+        pending_nbytes = 0
+        for view in views:
+            for at in range(0, len(view), _CHUNK_NBYTES):
+                chunk = view[at : at + _CHUNK_NBYTES]
+                if pending_nbytes + len(chunk) > _CHUNK_NBYTES or len(pending) >= _MAX_BUFFERS:
+                    self._push(pending, deadline)
+                    pending, pending_nbytes = [], 0
+                crc = self._outgoing.checksum(chunk, crc)
+                pending.append(chunk)
+                pending_nbytes += len(chunk)
+        return pending, crc
+
     def _push(self, pending: list[bytes | memoryview], deadline: Deadline) -> None:
         """Write all of `pending`: at once if the kernel has room, else waiting for room until the deadline."""
-        sock, flags = self._sock, socket.MSG_DONTWAIT
+        sock = self._sock
+        flags: int = socket.MSG_DONTWAIT
         left = sum(map(len, pending))
         while True:
             try:
@@ -85,21 +101,19 @@ class TcpChannel(FramedChannel):
     # -- receiving ----
 
     def _read_frame(self) -> None:
-        if not self._fill(1, None):
+        if self._start == self._end and not self._fill(1, None):
             return
         deadline = Deadline.after(self._home.timeouts.rpc_s)
-        self._fill(PREFIX.size, deadline)
-        prefix_bytes = self._view[self._start : self._start + PREFIX.size]
-        prefix = self._incoming.prefix(prefix_bytes)
-        head_nbytes = PREFIX.size + prefix.header_nbytes
-        if self._end - self._start < head_nbytes:
-            self._fill(head_nbytes, deadline)
-            prefix_bytes = self._view[self._start : self._start + PREFIX.size]
-        header = self._view[self._start + PREFIX.size : self._start + head_nbytes]
-        message = self._incoming.header(prefix_bytes, header, prefix)
-        self._start += head_nbytes
-        payload = self._take_payload_of(message, prefix.payload_nbytes)
-        if prefix.payload_nbytes:
+        self._have(PREFIX.size, deadline)
+        prefix = self._incoming.prefix(self._view[self._start : self._start + PREFIX.size])
+        self._have(PREFIX.size + prefix.header_nbytes, deadline)
+        header_at = self._start + PREFIX.size
+        end = header_at + prefix.header_nbytes
+        message = self._incoming.header(self._view[self._start : header_at], self._view[header_at:end], prefix)
+        self._start = end
+        nbytes = prefix.payload_nbytes
+        payload = self._take_payload_of(message, nbytes)
+        if nbytes:
             self._read_payload(message, payload, prefix.checksum, deadline)
         self._arrived(message, payload)
 
@@ -118,9 +132,13 @@ class TcpChannel(FramedChannel):
             self._read_into(chunk, deadline, message)
             crc = checksum(chunk, crc)
             done += len(chunk)
-        self._fill(CHECKSUM.size, deadline)
+        self._have(CHECKSUM.size, deadline)
         self._incoming.trailer(self._view[self._start : self._start + CHECKSUM.size], crc, message)
         self._start += CHECKSUM.size
+
+    def _have(self, nbytes: int, deadline: Deadline) -> None:
+        if self._end - self._start < nbytes:
+            self._fill(nbytes, deadline)
 
     def _read_into(self, chunk: memoryview, deadline: Deadline, message: Message) -> None:
         got = 0
@@ -168,7 +186,6 @@ class TcpChannel(FramedChannel):
     def _drain(self) -> None:
         """Read what still comes, unseen: closing with unread bytes would reset the connection under our goodbye."""
         deadline = Deadline.after(self._home.tick_s)
-        self._end_sending()
         try:
             while not deadline.expired and self._sock.recv_into(self._stage):
                 pass
