@@ -1,0 +1,315 @@
+"""Reading a plan: every number is checked before anything starts, and what is wrong is named with its place in the JSON.
+
+An instruction is rebuilt through its op, on leaves of the types that the plan declares: so shapes, element types and attributes are
+held to the same rules as in a user's graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rainshed.compiler.machines import Cluster
+from rainshed.compiler.plan import (
+    ARENA,
+    FED,
+    KEPT,
+    VERSION,
+    Assign,
+    Free,
+    Plan,
+    Program,
+    Recv,
+    Run,
+    Send,
+    Transfer,
+    Value,
+)
+from rainshed.compiler.simulate import simulate
+from rainshed.ops.access import Box, box_shape
+from rainshed.ops.errors import ClusterError, PlanError, RainshedError
+from rainshed.ops.init import Init
+from rainshed.ops.ir import Node, Origin
+from rainshed.ops.op import MAX_BYTES, Op
+from rainshed.ops.source import input_op
+from rainshed.ops.text import parse_attr
+from rainshed.ops.types import DTYPES, TensorType, TupleType
+
+MAX_FILE_BYTES = 1 << 30
+_DTYPES = {d.short: d for d in DTYPES}
+
+
+def load_plan(path: str | Path, ops: Mapping[str, Op]) -> Plan:
+    """The plan of a file, checked whole; `ops` are the ops it may name. Raises PlanError with the place that is wrong."""
+    try:
+        if Path(path).stat().st_size > MAX_FILE_BYTES:
+            raise PlanError(f"the plan {path} is larger than {MAX_FILE_BYTES} bytes")
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}: {error.strerror}") from None
+    return plan_from_json(data, ops)
+
+
+def plan_from_json(data: bytes, ops: Mapping[str, Op]) -> Plan:
+    """The plan of these bytes, checked whole. Raises PlanError."""
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).version
+        if version != VERSION:
+            raise PlanError(f"this plan has version {version}; this Rainshed reads version {VERSION}", hint="compile it again")
+        plan = msgspec.json.decode(data, type=Plan)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PlanError(f"this is not a plan: {error}") from None
+    check_plan(plan, ops)
+    return plan
+
+
+class _Versioned(msgspec.Struct):
+    version: int
+
+
+def check_plan(plan: Plan, ops: Mapping[str, Op]) -> None:
+    """Raises PlanError if the plan could not run, could not end, or is not what its own numbers say."""
+    cluster = _cluster(plan)
+    if [p.machine for p in plan.programs] != list(cluster.names):
+        raise _wrong("$.programs", f"there must be one program per machine, in the order of the cluster {cluster.names}")
+    transfers = _check_transfers(plan)
+    sent: set[int] = set()
+    received: set[int] = set()
+    for i, program in enumerate(plan.programs):
+        checker = _Checker(program, f"$.programs[{i}]", ops, transfers)
+        checker.run()
+        for found, seen in ((checker.sent, sent), (checker.received, received)):
+            twice = found & seen
+            if twice:
+                raise _wrong(f"$.programs[{i}]", f"transfer {min(twice)} is used by two machines")
+            seen |= found
+    for key in transfers.keys() - (sent & received):
+        raise _wrong("$.transfers", f"transfer {key} ({transfers[key].of}) is {'not received' if key in sent else 'not sent'}")
+    _check_parts(plan)
+    for name, p in plan.prediction.machines.items():
+        if name not in cluster.names or not (math.isfinite(p.compute_s) and p.compute_s >= 0):
+            raise _wrong(f"$.prediction.machines.{name}", "is not a machine of the plan, or its time is not a time")
+    try:
+        again = simulate(plan.programs, plan.transfers, cluster)  # also finds machines that wait for each other for ever
+    except PlanError as error:
+        raise _wrong("$.programs", error.message) from None
+    if (again.bytes, again.messages) != (plan.prediction.bytes, plan.prediction.messages):
+        raise _wrong("$.prediction", f"the transfers are {again.messages} messages of {again.bytes} bytes together")
+
+
+def _wrong(path: str, what: str, **detail: Any) -> PlanError:
+    return PlanError(f"{path}: {what}", **detail)
+
+
+def _cluster(plan: Plan) -> Cluster:
+    try:
+        return Cluster.from_data(plan.cluster, where="$.cluster")
+    except ClusterError as error:
+        raise PlanError(error.message, **error.detail) from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _wrong("$.cluster", str(error)) from None
+
+
+def _check_transfers(plan: Plan) -> dict[int, Transfer]:
+    found: dict[int, Transfer] = {}
+    names = {p.machine for p in plan.programs}
+    for i, t in enumerate(plan.transfers):
+        path = f"$.transfers[{i}]"
+        if t.key in found or not 0 <= t.key < len(plan.transfers):
+            raise _wrong(path, f"key {t.key} is used twice, or out of range")
+        if t.source not in names or t.to not in names or t.source == t.to:
+            raise _wrong(path, f"from {t.source!r} to {t.to!r} is no way between two machines of the plan")
+        found[t.key] = t
+    return found
+
+
+class _Checker:
+    """One program: walks the list and keeps what is defined, alive, and where it lies."""
+
+    def __init__(self, program: Program, path: str, ops: Mapping[str, Op], transfers: Mapping[int, Transfer]) -> None:
+        self.program, self.path, self.ops, self.transfers = program, path, ops, transfers
+        self.sent: set[int] = set()
+        self.received: set[int] = set()
+        self.live: set[int] = set()
+        self.dead: set[int] = set()
+        self.occupied: dict[str, list[tuple[int, int, int]]] = {}  # unit -> live (start, stop, value) in its arena
+
+    def run(self) -> None:
+        for i, value in enumerate(self.program.values):
+            self._value(i, value)
+        self._leaves()
+        for i, instruction in enumerate(self.program.instructions):
+            path = f"{self.path}.instructions[{i}]"
+            if isinstance(instruction, Run):
+                self._run(instruction, path)
+            elif isinstance(instruction, Send):
+                self._send(instruction, path)
+            elif isinstance(instruction, Recv):
+                self._recv(instruction, path)
+            elif isinstance(instruction, Free):
+                self._free(instruction, path)
+            else:
+                self._assign(instruction, path)
+        for i, output in enumerate(self.program.outputs):
+            path = f"{self.path}.outputs[{i}]"
+            self._read(output.value, path)
+            self._box(output.box, self.program.values[output.value].shape, output.whole, path)
+
+    def _value(self, i: int, value: Value) -> None:
+        path = f"{self.path}.values[{i}]"
+        if value.dtype not in _DTYPES:
+            raise _wrong(path, f"there is no element type {value.dtype!r}")
+        if any(n < 0 for n in value.shape) or value.nbytes > MAX_BYTES:
+            raise _wrong(path, f"shape {list(value.shape)} is not one")
+        if value.place not in (ARENA, KEPT, FED):
+            raise _wrong(path, f"there is no place {value.place!r}")
+        if value.place == ARENA and not (value.offset >= 0 and value.offset + value.nbytes <= self.program.arena_nbytes):
+            raise _wrong(path, f"offset {value.offset} + {value.nbytes} bytes is not within the arena of {self.program.arena_nbytes}")
+        if self.program.arena_nbytes > MAX_BYTES:
+            raise _wrong(f"{self.path}.arena_nbytes", "is more than any machine has")
+
+    def _leaves(self) -> None:
+        for i, feed in enumerate(self.program.feeds):
+            path = f"{self.path}.feeds[{i}]"
+            value = self._define(feed.value, FED, path)
+            self._box(feed.box, value.shape, None, path)
+        for i, variable in enumerate(self.program.variables):
+            path = f"{self.path}.variables[{i}]"
+            value = self._define(variable.value, KEPT, path)
+            self._box(variable.box, value.shape, variable.whole, path)
+            try:
+                init = parse_attr(variable.init)
+            except RainshedError as error:
+                raise _wrong(f"{path}.init", error.message) from None
+            if not isinstance(init, Init) or (init.values is not None and init.values.shape != value.shape):
+                raise _wrong(f"{path}.init", f"is not an initial value for {variable.name!r}")
+        if self.program.step_value != -1:
+            value = self._define(self.program.step_value, FED, f"{self.path}.step_value")
+            if (value.dtype, value.shape) != ("i64", ()):
+                raise _wrong(f"{self.path}.step_value", "must be i64[]")
+
+    def _box(self, box: Box, shape: tuple[int, ...], whole: tuple[int, ...] | None, path: str) -> None:
+        if len(box) != len(shape) or any(len(iv) != 2 or not 0 <= iv[0] <= iv[1] for iv in box) or box_shape(box) != shape:
+            raise _wrong(path, f"box {box} does not have the shape {list(shape)} of its value")
+        if whole is not None and (len(whole) != len(box) or any(iv[1] > n for iv, n in zip(box, whole, strict=True))):
+            raise _wrong(path, f"box {box} does not lie within {list(whole)}")
+
+    def _get(self, number: int, path: str) -> Value:
+        if not 0 <= number < len(self.program.values):
+            raise _wrong(path, f"there is no value {number}")
+        return self.program.values[number]
+
+    def _define(self, number: int, place: str, path: str) -> Value:
+        value = self._get(number, path)
+        if number in self.live or number in self.dead:
+            raise _wrong(path, f"value {number} is defined twice")
+        if value.place != place:
+            raise _wrong(path, f"value {number} lies in {value.place!r}, not {place!r}")
+        self.live.add(number)
+        return value
+
+    def _write(self, number: int, path: str) -> Value:
+        """A new value by an instruction: in the arena, where nothing that is alive lies."""
+        value = self._get(number, path)
+        if value.place != ARENA:
+            raise _wrong(path, f"value {number} lies in {value.place!r}: instructions write to the arena")
+        self._define(number, ARENA, path)
+        lying = self.occupied.setdefault(value.unit, [])
+        start, stop = value.offset, value.offset + value.nbytes
+        for low, high, other in lying:
+            if start < high and low < stop:
+                raise _wrong(path, f"value {number} overwrites value {other}, which is still read")
+        if start < stop:
+            lying.append((start, stop, number))
+        return value
+
+    def _read(self, number: int, path: str) -> Value:
+        value = self._get(number, path)
+        if number in self.dead:
+            raise _wrong(path, f"value {number} is read after it was freed")
+        if number not in self.live:
+            raise _wrong(path, f"value {number} is read before it is there")
+        return value
+
+    def _run(self, run: Run, path: str) -> None:
+        if run.op not in self.ops:
+            raise _wrong(path, f"there is no op {run.op!r}", hint="an op of the user's own must be given to load_plan")
+        if not math.isfinite(run.seconds) or run.seconds < 0 or run.flops < 0 or run.nbytes < 0:
+            raise _wrong(path, "its cost is not one")
+        op = self.ops[run.op]
+        inputs = [self._read(v, path) for v in run.inputs]
+        try:
+            attrs = {name: parse_attr(text) for name, text in run.attrs.items()}
+            leaves = tuple(_leaf(i, v) for i, v in enumerate(inputs))
+            node = op.make(leaves, attrs, Origin())
+        except RainshedError as error:
+            raise _wrong(path, error.message, line=run.line or None) from None
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
+            raise _wrong(path, f"{run.op} does not take these attributes: {error}") from None
+        self._results(run, node, path)
+
+    def _results(self, run: Run, node: Node, path: str) -> None:
+        types = node.type.items if isinstance(node.type, TupleType) else (node.type,)
+        if len(types) != len(run.outputs):
+            raise _wrong(path, f"{run.op} has {len(types)} results, not {len(run.outputs)}")
+        for number, type in zip(run.outputs, types, strict=True):
+            if run.op == "constant":
+                value = self._define(number, KEPT, path)
+            else:
+                value = self._write(number, path)
+            if (type.dtype.short, type.shape) != (value.dtype, value.shape):
+                raise _wrong(path, f"{run.op} gives {type}, but value {number} is {value.dtype}{list(value.shape)}")
+
+    def _transfer(self, key: int, path: str, source: str, to: str, value: Value) -> None:
+        t = self.transfers.get(key)
+        if t is None or (t.source, t.to) != (source, to):
+            raise _wrong(path, f"there is no transfer {key} from {source} to {to}")
+        if t.nbytes != value.nbytes:
+            raise _wrong(path, f"transfer {key} is {t.nbytes} bytes, but the value has {value.nbytes}")
+
+    def _send(self, send: Send, path: str) -> None:
+        self._transfer(send.key, path, self.program.machine, send.to, self._read(send.value, path))
+        if send.key in self.sent:
+            raise _wrong(path, f"transfer {send.key} is sent twice")
+        self.sent.add(send.key)
+
+    def _recv(self, recv: Recv, path: str) -> None:
+        self._transfer(recv.key, path, recv.source, self.program.machine, self._write(recv.value, path))
+        if recv.key in self.received:
+            raise _wrong(path, f"transfer {recv.key} is received twice")
+        self.received.add(recv.key)
+
+    def _free(self, free: Free, path: str) -> None:
+        value = self._read(free.value, path)
+        if value.place != ARENA:
+            raise _wrong(path, f"value {free.value} lies in {value.place!r} and is not freed")
+        self.live.discard(free.value)
+        self.dead.add(free.value)
+        lying = self.occupied.get(value.unit, [])
+        self.occupied[value.unit] = [row for row in lying if row[2] != free.value]
+
+    def _assign(self, assign: Assign, path: str) -> None:
+        new, old = self._read(assign.value, path), self._read(assign.variable, path)
+        if not any(v.value == assign.variable for v in self.program.variables):
+            raise _wrong(path, f"value {assign.variable} is not a variable")
+        if (new.dtype, new.shape) != (old.dtype, old.shape):
+            raise _wrong(path, f"a variable of {old.dtype}{list(old.shape)} cannot become {new.dtype}{list(new.shape)}")
+
+
+def _leaf(i: int, value: Value) -> Node:
+    type = TensorType(_DTYPES[value.dtype], value.shape)
+    return input_op.make((), {"name": f"x{i}", "shape": type.shape, "dtype": type.dtype}, Origin())
+
+
+def _check_parts(plan: Plan) -> None:
+    """A part of a variable is on one machine only."""
+    seen: dict[tuple[str, Box], str] = {}
+    for program in plan.programs:
+        for v in program.variables:
+            if (v.name, v.box) in seen:
+                raise _wrong("$.programs", f"part {v.box} of variable {v.name!r} is on {seen[v.name, v.box]} and on {program.machine}")
+            seen[v.name, v.box] = program.machine

@@ -1,0 +1,237 @@
+"""The cluster as data: machines with their rates and memory, and the links between them."""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rainshed.ops.errors import ClusterError
+from rainshed.ops.ir import Device
+
+# A modest core of today; `rainshed doctor --calibrate` replaces these by what it measures.
+FLOPS_PER_CORE = 40e9
+MEMORY_BYTES_PER_S = 10e9
+OVERHEAD_S = 5e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A processor of a machine that has its own memory: a GPU."""
+
+    name: str  # "cuda0"
+    flops: float
+    bytes_per_s: float  # of its memory
+    memory_bytes: int
+    copy_bytes_per_s: float = 10e9  # between it and the machine's memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One machine. `cores` may be less than one: several test hosts can share a processor."""
+
+    name: str
+    cores: float = 1.0
+    flops: float = FLOPS_PER_CORE  # of all cores together, per second
+    bytes_per_s: float = MEMORY_BYTES_PER_S
+    memory_bytes: int = 8 * 2**30
+    overhead_s: float = OVERHEAD_S  # per call of a kernel
+    units: tuple[Unit, ...] = ()
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        return (Device(self.name), *(Device(self.name, u.name) for u in self.units))
+
+    def unit(self, name: str) -> Unit | None:
+        return next((u for u in self.units if u.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One direction of the way between two machines."""
+
+    bytes_per_s: float = 1e9
+    latency_s: float = 50e-6
+
+    def seconds(self, nbytes: int) -> float:
+        return self.latency_s + nbytes / self.bytes_per_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Machines, the link that all pairs have, and the links of pairs that differ.
+
+    Raises  ClusterError, at construction, for a cluster that nothing could run on
+    """
+
+    machines: tuple[Machine, ...]
+    default_link: Link = field(default_factory=Link)
+    links: Mapping[tuple[str, str], Link] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_cluster(self)
+
+    @classmethod
+    def local(cls, machines: int, *, cores: float | None = None, memory_bytes: int | None = None) -> Cluster:
+        """`machines` equal machines that share this computer."""
+        if isinstance(machines, bool) or not isinstance(machines, int) or machines < 1:
+            raise ClusterError(f"a cluster has at least one machine; found {machines!r}")
+        share = (os.cpu_count() or 1) / machines if cores is None else cores
+        memory = _memory_here() // machines if memory_bytes is None else memory_bytes
+        return cls(
+            machines=tuple(
+                Machine(name=f"m{i}", cores=share, flops=FLOPS_PER_CORE * share, memory_bytes=memory) for i in range(machines)
+            )
+        )
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Cluster:
+        """The cluster of a TOML file: tables [[machine]], [link], [[link.between]].
+
+        Raises  ClusterError with the table and key that is wrong
+        """
+        try:
+            data = tomllib.loads(Path(path).read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ClusterError(f"cannot read the cluster file {path}: {error}") from None
+        return cls.from_data(data, where=str(path))
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], *, where: str = "cluster") -> Cluster:
+        """The cluster described by plain tables, as in TOML and in plan files."""
+        _known(data, ("machine", "link"), where)
+        rows = _table_list(data.get("machine", []), f"{where}: machine")
+        machines = tuple(_machine(row, f"{where}: machine[{i}]") for i, row in enumerate(rows))
+        table = data.get("link", {})
+        if not isinstance(table, Mapping):
+            raise ClusterError(f"{where}: link must be a table; found {table!r}")
+        _known(table, ("bytes_per_s", "latency_s", "between"), f"{where}: link")
+        default = _link(table, f"{where}: link")
+        links = {}
+        for i, row in enumerate(_table_list(table.get("between", []), f"{where}: link.between")):
+            at = f"{where}: link.between[{i}]"
+            _known(row, ("machines", "bytes_per_s", "latency_s"), at)
+            pair = row.get("machines")
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
+                raise ClusterError(f"{at}: machines must be two names; found {pair!r}")
+            links[pair[0], pair[1]] = links[pair[1], pair[0]] = _link(row, at)
+        return cls(machines=machines, default_link=default, links=links)
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain tables that `from_data` reads back."""
+        machines = []
+        for m in self.machines:
+            row: dict[str, Any] = {k: getattr(m, k) for k in _MACHINE if k != "units"}
+            if m.units:
+                row["unit"] = [{k: getattr(u, k) for k in _UNIT} for u in m.units]
+            machines.append(row)
+        between = [
+            {"machines": [a, b], "bytes_per_s": x.bytes_per_s, "latency_s": x.latency_s}
+            for (a, b), x in self.links.items()
+            if a < b
+        ]
+        link: dict[str, Any] = {"bytes_per_s": self.default_link.bytes_per_s, "latency_s": self.default_link.latency_s}
+        return {"machine": machines, "link": {**link, "between": between} if between else link}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(m.name for m in self.machines)
+
+    def machine(self, name: str) -> Machine:
+        for m in self.machines:
+            if m.name == name:
+                return m
+        raise ClusterError(f"there is no machine {name!r}", machines=", ".join(self.names))
+
+    def link(self, a: str, b: str) -> Link:
+        return self.links.get((a, b), self.default_link)
+
+    def renamed(self, prefix: str) -> Cluster:
+        """The same cluster with every name prefixed: the machines of one replica among several."""
+        links = {(prefix + a, prefix + b): link for (a, b), link in self.links.items()}
+        return Cluster(
+            machines=tuple(replace(m, name=prefix + m.name) for m in self.machines),
+            default_link=self.default_link,
+            links=links,
+        )
+
+
+_UNIT = ("name", "flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s")
+_MACHINE = ("name", "cores", "flops", "bytes_per_s", "memory_bytes", "overhead_s", "units")
+
+
+def check_cluster(cluster: Cluster) -> None:
+    if not cluster.machines:
+        raise ClusterError("a cluster has at least one machine", hint="[[machine]] tables, or Cluster.local(n)")
+    seen: set[str] = set()
+    for m in cluster.machines:
+        if not m.name or "/" in m.name or m.name.strip() != m.name or any(c.isspace() for c in m.name):
+            raise ClusterError(f"a machine's name is a word without spaces and '/'; found {m.name!r}")
+        if m.name in seen:
+            raise ClusterError(f"two machines have the name {m.name!r}")
+        seen.add(m.name)
+        for key in ("cores", "flops", "bytes_per_s", "memory_bytes"):
+            _positive(getattr(m, key), f"machine {m.name!r}: {key}")
+        if not (math.isfinite(m.overhead_s) and m.overhead_s >= 0):
+            raise ClusterError(f"machine {m.name!r}: overhead_s must be finite and not negative; found {m.overhead_s}")
+        for u in m.units:
+            for key in ("flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s"):
+                _positive(getattr(u, key), f"machine {m.name!r}, unit {u.name!r}: {key}")
+    for pair, link in [(("default", ""), cluster.default_link), *cluster.links.items()]:
+        _positive(link.bytes_per_s, f"link {' - '.join(pair)}: bytes_per_s")
+        if not (math.isfinite(link.latency_s) and link.latency_s >= 0):
+            raise ClusterError(f"link {' - '.join(pair)}: latency_s must be finite and not negative; found {link.latency_s}")
+    for pair in cluster.links:
+        for name in pair:
+            if name not in seen:
+                raise ClusterError(f"a link names {name!r}, which is not a machine", machines=", ".join(seen))
+
+
+def _positive(value: Any, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise ClusterError(f"{what} must be a number above zero; found {value!r}")
+
+
+def _known(table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
+    unknown = [k for k in table if k not in tuple(keys)]
+    if unknown:
+        raise ClusterError(f"{where}: unknown key {', '.join(map(repr, unknown))}", known=", ".join(keys))
+
+
+def _table_list(value: Any, where: str) -> list[Mapping[str, Any]]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(row, Mapping) for row in value):
+        raise ClusterError(f"{where} must be a list of tables; found {value!r}")
+    return list(value)
+
+
+def _link(row: Mapping[str, Any], where: str) -> Link:
+    numbers = {k: row[k] for k in ("bytes_per_s", "latency_s") if k in row}
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ClusterError(f"{where}: {key} must be a number; found {value!r}")
+    return Link(**numbers)
+
+
+def _machine(row: Mapping[str, Any], where: str) -> Machine:
+    _known(row, (*_MACHINE[:-1], "unit"), where)
+    if not isinstance(row.get("name"), str):
+        raise ClusterError(f"{where}: a machine needs a name; found {row.get('name')!r}")
+    units = []
+    for i, u in enumerate(_table_list(row.get("unit", []), f"{where}: unit")):
+        _known(u, _UNIT, f"{where}: unit[{i}]")
+        missing = [k for k in _UNIT[:-1] if k not in u]
+        if missing:
+            raise ClusterError(f"{where}: unit[{i}] lacks {', '.join(missing)}")
+        units.append(Unit(**u))
+    return Machine(**{k: v for k, v in row.items() if k != "unit"}, units=tuple(units))
+
+
+def _memory_here() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 8 * 2**30

@@ -1,0 +1,80 @@
+"""fuse: element-wise neighbours on one device become one kernel."""
+
+from __future__ import annotations
+
+from rainshed.compiler.setting import Setting
+from rainshed.ops.fused import fused, is_fusable
+from rainshed.ops.ir import Graph, Node, users
+from rainshed.ops.op import constant_op
+from rainshed.ops.source import input_op
+from rainshed.ops.text import graph_text
+
+MAX_NODES = 24  # of one kernel: longer ones gain nothing, and take long to print and to compile
+MAX_INPUTS = 12
+
+
+def fuse(graph: Graph, setting: Setting) -> Graph:
+    """Put a node into its only reader's kernel where both are element-wise, on one device, and of one shape.
+
+    In      every node has a device
+    Out     a value that was read once, by an element-wise op of its own shape and device, is no longer a node; same bits
+    """
+    if not setting.fuse:
+        return graph
+    readers = users(graph.nodes())
+    roots = set(graph.roots)
+    group: dict[Node, list[Node]] = {}  # last node of a kernel -> its nodes, inputs first
+    inside: set[Node] = set()
+    for node in graph.nodes():
+        if not is_fusable(node):
+            continue
+        members = [node]
+        for value in dict.fromkeys(node.inputs):
+            if value in group and readers[value] == [node] and value not in roots and _fits(value, node):
+                together = [*group[value], *(m for m in members if m not in group[value])]
+                if len(together) <= MAX_NODES and len(_outer(together)) <= MAX_INPUTS:
+                    members = together
+                    inside.add(value)
+        group[node] = members
+    return _rebuilt(graph, group, inside)
+
+
+def _fits(value: Node, reader: Node) -> bool:
+    return value.device == reader.device and value.shape == reader.shape and value.origin.pin == reader.origin.pin
+
+
+def _outer(members: list[Node]) -> list[Node]:
+    """What a kernel reads from outside, without the small constants that go into it."""
+    own = set(members)
+    return list(dict.fromkeys(i for m in members for i in m.inputs if i not in own and not _inline(i)))
+
+
+def _inline(node: Node) -> bool:
+    return node.op is constant_op and node.attrs["value"].size == 1
+
+
+def _rebuilt(graph: Graph, group: dict[Node, list[Node]], inside: set[Node]) -> Graph:
+    new: dict[Node, Node] = {}
+    for node in graph.nodes():
+        if node in inside:
+            continue
+        if len(group.get(node, ())) > 1:
+            new[node] = _kernel(node, group[node], new)
+        else:
+            new[node] = node.with_inputs(new[i] for i in node.inputs).at(node.device)
+    return graph.renamed(new)
+
+
+def _kernel(last: Node, members: list[Node], new: dict[Node, Node]) -> Node:
+    outer = _outer(members)
+    body: dict[Node, Node] = {
+        value: input_op.make((), {"name": f"x{i}", "shape": value.shape, "dtype": value.dtype}) for i, value in enumerate(outer)
+    }
+    for node in members:
+        for i in node.inputs:
+            if _inline(i):
+                body.setdefault(i, constant_op.make((), i.attrs))
+        body[node] = node.op.make(tuple(body[i] for i in node.inputs), node.attrs)
+    text = graph_text(Graph({"y": body[last]}))
+    # The body's walk must meet x0, x1, ... by name, whatever their order.
+    return fused.make(tuple(new[value] for value in outer), {"body": text}, last.origin, last.device)

@@ -1,0 +1,164 @@
+"""insert_send_recv: every edge that crosses devices becomes a send and a recv, or a copy inside a machine."""
+
+from __future__ import annotations
+
+from rainshed.compiler.layouts import disjoint
+from rainshed.compiler.setting import Setting
+from rainshed.compiler.strategy import FREE
+from rainshed.ops.access import Box, box_shape, box_size, intersect, within
+from rainshed.ops.assemble import assemble
+from rainshed.ops.ir import Device, Graph, Node
+from rainshed.ops.slice import slice_op
+from rainshed.ops.transfer import copy, recv, send
+
+
+def insert_send_recv(graph: Graph, setting: Setting) -> Graph:
+    """Cut every edge that crosses devices.
+
+    In      every node has a device
+    Out     an edge joins nodes of one device, save send to recv and into copy; every element of a value crosses to a
+            machine once, also where readers there want overlapping slices of it; inputs and constants never cross
+    Source  Abadi et al. 2016, arXiv:1603.04467, 3.2.2
+    """
+    crossing = _Crossing(_merge_slices(graph))
+    return crossing.run()
+
+
+class _Crossing:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.new: dict[Node, Node] = {}
+        self.arrived: dict[tuple[Node, Device], Node] = {}
+
+    def run(self) -> Graph:
+        for node in self.graph.nodes():
+            assert node.device is not None
+            self.new[node] = node.with_inputs(self.bring(i, node) for i in node.inputs).at(node.device)
+        return self.graph.renamed(self.new)
+
+    def bring(self, old: Node, reader: Node) -> Node:
+        value, device = self.new[old], reader.device
+        assert device is not None and value.device is not None
+        if value.device == device:
+            return value
+        key = (value, device)
+        if key not in self.arrived:
+            self.arrived[key] = self._carry(value, device, reader)
+        return self.arrived[key]
+
+    def _carry(self, value: Node, device: Device, reader: Node) -> Node:
+        assert value.device is not None
+        if value.op.name in FREE:
+            return value.at(Device(device.machine)) if device.unit == "cpu" else self._copied(value.at(Device(device.machine)), device)
+        if value.device.machine != device.machine:
+            value = self._on_cpu(value)
+            host = Device(device.machine)
+            key = (value, host)
+            if key not in self.arrived:
+                attrs = {"to": device.machine, "reason": _reason(value, reader)}
+                sent = send.make((value,), attrs, value.origin, value.device)
+                self.arrived[key] = recv.make((sent,), {}, value.origin, host)
+            value = self.arrived[key]
+        return value if value.device == device else self._copied(value, device)
+
+    def _on_cpu(self, value: Node) -> Node:
+        assert value.device is not None
+        host = Device(value.device.machine)
+        if value.device == host:
+            return value
+        key = (value, host)
+        if key not in self.arrived:
+            self.arrived[key] = self._copied(value, host)
+        return self.arrived[key]
+
+    def _copied(self, value: Node, device: Device) -> Node:
+        return copy.make((value,), {}, value.origin, device)
+
+
+def _reason(value: Node, reader: Node) -> str:
+    """Why a value crosses, in a word or two, for people."""
+    if reader.op.name in ("add", "maximum", "minimum", "multiply") and reader.origin.of == value.origin.of:
+        return "partial sum"
+    if value.op.name == "variable" or (value.inputs and value.inputs[0].op.name == "variable"):
+        return "weight"
+    if value.op.name == "slice":
+        return "gradient part" if value.origin.backward else "halo or part"
+    return "gradient" if value.origin.backward else "activation"
+
+
+# -- overlapping slices -----------------------------------------------------------------------------------------------
+def _merge_slices(graph: Graph) -> Graph:
+    """Where readers on one machine want overlapping slices of one value that is elsewhere, send the union of them once.
+
+    The union goes in disjoint boxes; each reader's slice is put together, or cut out, from them on the reading machine.
+    """
+    wanted: dict[tuple[Node, Device], list[Node]] = {}
+    for node in graph.nodes():
+        for value in dict.fromkeys(node.inputs):
+            if _sliced(value) and value.device is not None and node.device is not None and value.device.machine != node.device.machine:
+                slices = wanted.setdefault((value.inputs[0], Device(node.device.machine)), [])
+                if value not in slices:
+                    slices.append(value)
+    overlapping = {key: slices for key, slices in wanted.items() if _overlap([_box(s) for s in slices])}
+    if not overlapping:
+        return graph
+    return _Merge(graph, overlapping).run()
+
+
+class _Merge:
+    def __init__(self, graph: Graph, overlapping: dict[tuple[Node, Device], list[Node]]) -> None:
+        self.graph, self.overlapping = graph, overlapping
+        self.new: dict[Node, Node] = {}
+        self.blocks: dict[tuple[Node, Device], list[tuple[Box, Node]]] = {}
+        self.joined: dict[tuple[Node, Device], Node] = {}
+
+    def run(self) -> Graph:
+        for node in self.graph.nodes():
+            self.new[node] = node.with_inputs(self.bring(i, node) for i in node.inputs).at(node.device)
+        return self.graph.renamed(self.new)
+
+    def bring(self, value: Node, reader: Node) -> Node:
+        if not _sliced(value) or reader.device is None:
+            return self.new[value]
+        key = (value.inputs[0], Device(reader.device.machine))
+        if value not in self.overlapping.get(key, ()):
+            return self.new[value]
+        joined = (value, key[1])
+        if joined not in self.joined:
+            self.joined[joined] = self._join(value, key)
+        return self.joined[joined]
+
+    def _join(self, value: Node, key: tuple[Node, Device]) -> Node:
+        base, device = key
+        if key not in self.blocks:
+            boxes = disjoint(sorted({_box(s) for s in self.overlapping[key]}, key=box_size, reverse=True))
+            self.blocks[key] = [(b, self._cut(self.new[base], b, base, value)) for b in boxes]
+        region = _box(value)
+        parts, places = [], []
+        for box, block in self.blocks[key]:
+            common = intersect(box, region)
+            if common is not None:
+                local = within(common, box)
+                parts.append(block if common == box else self._cut(block, local, value, value, device))
+                places.append(within(common, region))
+        if len(parts) == 1:
+            return parts[0]
+        return assemble.make(tuple(parts), {"boxes": tuple(places), "shape": box_shape(region)}, value.origin, device)
+
+    def _cut(self, source: Node, box: Box, base: Node, like: Node, device: Device | None = None) -> Node:
+        if box == tuple((0, n) for n in source.shape):
+            return source
+        attrs = {"start": tuple(low for low, _ in box), "stop": tuple(high for _, high in box)}
+        return slice_op.make((source,), attrs, like.origin, device or base.device)
+
+
+def _sliced(node: Node) -> bool:
+    return node.op.name == "slice" and all(s == 1 for s in node.attrs["step"]) and node.device == node.inputs[0].device
+
+
+def _box(node: Node) -> Box:
+    return tuple(zip(node.attrs["start"], node.attrs["stop"], strict=True))
+
+
+def _overlap(boxes: list[Box]) -> bool:
+    return sum(box_size(b) for b in boxes) > sum(box_size(b) for b in disjoint(boxes))

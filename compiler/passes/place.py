@@ -1,0 +1,81 @@
+"""place: every tile gets a device; as little as possible crosses the network."""
+
+from __future__ import annotations
+
+from rainshed.compiler.cost import seconds
+from rainshed.compiler.machines import Cluster
+from rainshed.compiler.setting import Setting
+from rainshed.compiler.strategy import FREE
+from rainshed.ops.errors import CompileError
+from rainshed.ops.ir import Device, Graph, Node, users
+
+SWEEPS = 3
+CHEAP = 4.0  # a node is free to move if it takes no more than this many call overheads
+
+
+def place(graph: Graph, setting: Setting) -> Graph:
+    """Give each node a device: the home that `split` cut it for, or a neighbour's machine if that saves bytes.
+
+    In      every node has a home
+    Out     every node has a device; pins hold; a gradient or update is where its variable is
+    Source  Fiduccia and Mattheyses 1982 (moves by gain), on the bytes between machines
+    """
+    for node in graph.nodes():
+        if node.origin.pin is not None and node.origin.pin not in setting.cluster.names:
+            raise CompileError(
+                f"{node.op.name} is pinned to {node.origin.pin!r}, which is not a machine of the cluster",
+                machines=", ".join(setting.cluster.names),
+                built_at=node.origin,
+            )
+    home = {node: max(0, node.origin.home) for node in graph.nodes()}
+    _refine(graph, home, setting.cluster)
+    names = setting.cluster.names
+    new: dict[Node, Node] = {}
+    for node in graph.nodes():
+        device = Device(names[home[node]], _unit(node, setting.cluster, names[home[node]]))
+        new[node] = node.with_inputs(new[i] for i in node.inputs).at(device)
+    return graph.renamed(new)
+
+
+def _unit(node: Node, cluster: Cluster, machine: str) -> str:
+    """The machine's first unit if the op has a kernel for it and is heavy enough to pay for the call; else its CPU."""
+    units = cluster.machine(machine).units
+    if not units or node.op.cuda is None or node.op.name in FREE:
+        return "cpu"
+    return units[0].name
+
+
+def _refine(graph: Graph, home: dict[Node, int], cluster: Cluster) -> None:
+    """Move cheap nodes (slices, blocks, sums of few elements) to where fewer bytes cross, in sweeps, while it helps."""
+    readers = users(graph.nodes())
+    fixed_nodes = {*graph.roots, *(n for n in graph.nodes() if n.op.name in FREE or n.op.name == "variable")}
+    fixed_nodes |= {n for n in graph.nodes() if n.origin.pin is not None or n.op.name == "pick"}
+    fixed_nodes |= {i for n in graph.nodes() if n.op.name == "pick" for i in n.inputs}
+    machine = cluster.machines[0]
+    limit = CHEAP * machine.overhead_s
+    movable = [
+        n for n in graph.nodes() if n not in fixed_nodes and n.inputs and seconds(n, cluster, Device(machine.name)) <= limit
+    ]
+    for _ in range(SWEEPS):
+        moved = False
+        for node in movable:
+            options = {home[i] for i in node.inputs if i.op.name not in FREE} | {home[r] for r in readers[node]}
+            if options <= {home[node]}:
+                continue
+            here = _crossing(node, home[node], home, readers)
+            best = min(sorted(options), key=lambda m: _crossing(node, m, home, readers))
+            if _crossing(node, best, home, readers) < here:
+                home[node], moved = best, True
+        if not moved:
+            return
+
+
+def _crossing(node: Node, at: int, home: dict[Node, int], readers: dict[Node, list[Node]]) -> int:
+    """Bytes that cross into and out of a node at a machine; a value crosses once to each machine."""
+    total = node.type.nbytes * len({home[r] for r in readers[node]} - {at})
+    for value in dict.fromkeys(node.inputs):
+        if value.op.name in FREE:
+            continue
+        elsewhere = {home[r] for r in readers[value] if r is not node} | {at}
+        total += value.type.nbytes * len(elsewhere - {home[value]})
+    return total

@@ -1,0 +1,115 @@
+"""simplify: local rules that make a graph smaller. Each rule's docstring is its equation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rainshed.compiler.setting import Setting
+from rainshed.ops import CATALOGUE
+from rainshed.ops.evaluate import empty, run_kernel
+from rainshed.ops.ir import Graph, Node, walk
+from rainshed.ops.op import constant_op
+from rainshed.ops.types import Batch, TensorType, fixed, size_of
+
+SMALL = 64  # constants up to this many elements are folded; larger ones would only make the plan larger
+
+Rule = Callable[[Node], Node | None]
+
+
+def _number(node: Node) -> float | None:
+    """The one number that a value holds everywhere, if it is known: a constant, or a stretched one."""
+    while node.op.name in ("broadcast_to", "reshape"):
+        (node,) = node.inputs
+    if node.op.name != "constant" or node.attrs["value"].size != 1:
+        return None
+    return float(node.attrs["value"].reshape(()))
+
+
+def _stretched(value: Node, like: Node) -> Node:
+    return value if value.shape == like.shape else CATALOGUE["broadcast_to"].make((value,), {"shape": like.shape}, like.origin)
+
+
+def add_zero(node: Node) -> Node | None:
+    """x + 0 = x, 0 + x = x, x - 0 = x"""
+    match node:
+        case Node(op=op, inputs=(x, y)) if op.name in ("add", "subtract") and _number(y) == 0:
+            return _stretched(x, node) if x.dtype == node.dtype else None
+        case Node(op=op, inputs=(x, y)) if op.name == "add" and _number(x) == 0:
+            return _stretched(y, node) if y.dtype == node.dtype else None
+    return None
+
+
+def multiply_one(node: Node) -> Node | None:
+    """x * 1 = x, 1 * x = x, x / 1 = x"""
+    match node:
+        case Node(op=op, inputs=(x, y)) if op.name in ("multiply", "divide") and _number(y) == 1:
+            return _stretched(x, node) if x.dtype == node.dtype else None
+        case Node(op=op, inputs=(x, y)) if op.name == "multiply" and _number(x) == 1:
+            return _stretched(y, node) if y.dtype == node.dtype else None
+    return None
+
+
+def twice(node: Node) -> Node | None:
+    """-(-x) = x, reshape(reshape(x)) = reshape(x), transpose(transpose(x)) = x"""
+    match node:
+        case Node(op=op, inputs=(Node(op=inner, inputs=(x,)),)) if op is inner:
+            if op.name in ("negative", "matrix_transpose"):
+                return x
+            if op.name == "reshape":
+                return op.make((x,), node.attrs, node.origin)
+    return None
+
+
+def no_change(node: Node) -> Node | None:
+    """reshape, broadcast_to, sum_to to the shape that x has, astype to the type that it has = x"""
+    if node.op.name in ("reshape", "broadcast_to", "sum_to", "astype") and node.type == node.inputs[0].type:
+        return node.inputs[0]
+    return None
+
+
+def known_size(node: Node) -> Node | None:
+    """axis_size(x) = the number, once the batch is bound"""
+    if node.op.name != "axis_size":
+        return None
+    total = size_of(tuple(node.inputs[0].shape[a] for a in node.attrs["axis"]))
+    if isinstance(total, Batch):
+        return None
+    return constant_op.make((), {"value": np.asarray(total, node.dtype.numpy)}, node.origin)
+
+
+def fold(node: Node) -> Node | None:
+    """f(constants) = the constant, if it is small"""
+    if not node.inputs or any(i.op.name != "constant" for i in node.inputs) or not isinstance(node.type, TensorType):
+        return None
+    if node.op.name not in CATALOGUE or any(isinstance(d, Batch) for d in node.shape) or np.prod(fixed(node.shape)) > SMALL:
+        return None
+    out = empty(node.type)
+    run_kernel(node, [i.attrs["value"] for i in node.inputs], out)
+    out.flags.writeable = False
+    return constant_op.make((), {"value": out}, node.origin)
+
+
+RULES: tuple[Rule, ...] = (known_size, no_change, add_zero, multiply_one, twice, fold)
+
+
+def simplify(graph: Graph, setting: Setting) -> Graph:
+    """Rewrite nodes by RULES until none applies.
+
+    In      any graph
+    Out     the same function, with no more nodes; values change by at most what adding zero or multiplying by one changes
+    """
+    new: dict[Node, Node] = {}
+    for node in walk(graph.roots):
+        current = node.with_inputs(new[i] for i in node.inputs)
+        changed = True
+        while changed:
+            changed = False
+            for rule in RULES:
+                found = rule(current)
+                if found is not None and found.type == current.type:
+                    current, changed = found, True
+                    break
+        new[node] = current
+    return graph.renamed(new)

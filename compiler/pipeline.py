@@ -1,0 +1,126 @@
+"""compile: a graph and a cluster in, a plan out. The compiler is the tuple PASSES."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from rainshed.compiler.check import check_graph
+from rainshed.compiler.lower import lower
+from rainshed.compiler.machines import Cluster
+from rainshed.compiler.passes.differentiate import differentiate
+from rainshed.compiler.passes.fuse import fuse
+from rainshed.compiler.passes.insert_send_recv import insert_send_recv
+from rainshed.compiler.passes.merge_equal import merge_equal
+from rainshed.compiler.passes.place import place
+from rainshed.compiler.passes.schedule import schedule
+from rainshed.compiler.passes.simplify import simplify
+from rainshed.compiler.passes.split import split
+from rainshed.compiler.plan import VERSION, Plan
+from rainshed.compiler.setting import Setting
+from rainshed.compiler.simulate import memory_of, simulate
+from rainshed.compiler.strategy import STRATEGIES
+from rainshed.ops.errors import CompileError, UsageError
+from rainshed.ops.ir import Graph
+
+Pass = Callable[[Graph, Setting], Graph]
+
+PASSES: tuple[Pass, ...] = (
+    differentiate,  # loss -> loss and one gradient per variable
+    simplify,  # x + 0, x * 1, constants
+    merge_equal,  # equal expressions -> one node
+    split,  # large nodes -> tiles, along axes their signatures allow
+    place,  # every tile -> a device; fewest bytes over the network
+    insert_send_recv,  # every crossing edge -> send and recv
+    fuse,  # element-wise neighbours on one device -> one kernel
+)  # then schedule, and lower (with allocate): graph -> Plan, one list of Run/Send/Recv/Free per machine
+
+SHARED = PASSES[: PASSES.index(split)]  # the same whatever the strategy
+PLACED = PASSES[PASSES.index(split) :]
+
+
+def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "auto", fuse: bool = True) -> Plan:
+    """The plan of a graph on a cluster.
+
+    strategy  the start of the search for layouts (see compiler/strategy.py); "auto": every one, and the plan whose simulated step
+              is shortest is kept
+    Raises    CompileError if the graph has no outputs, its batch is not bound, a pin names no machine, or no plan fits the memory
+    """
+    setting = Setting(cluster=cluster, seed=seed, fuse=fuse)
+    _check_input(graph)
+    if strategy != "auto" and strategy not in STRATEGIES:
+        raise UsageError(f"there is no strategy {strategy!r}", known=", ".join(["auto", *STRATEGIES]))
+    graph = run_passes(graph, setting, SHARED)
+    names = [strategy] if strategy != "auto" else ["one"] if len(cluster.machines) == 1 else list(STRATEGIES)
+    plans: dict[str, Plan] = {}
+    refused: dict[str, str] = {}
+    for name in names:
+        plan = _plan(graph, replace(setting, strategy=name))
+        lack = _lacking_memory(plan, cluster)
+        if lack:
+            refused[name] = lack
+        else:
+            plans[name] = plan
+    if not plans:
+        raise CompileError("no plan fits into the machines' memory", **{f"strategy {k}": v for k, v in refused.items()})
+    best = min(plans, key=lambda name: (plans[name].prediction.step_s, plans[name].prediction.bytes))
+    tried = {n: f"{p.prediction.step_s * 1e3:.3f} ms, {p.prediction.bytes} bytes" for n, p in plans.items()}
+    return _with_notes(plans[best], {"strategy": best, **{f"tried {n}": text for n, text in {**tried, **refused}.items()}})
+
+
+def _check_input(graph: Graph) -> None:
+    if not graph.outputs and not graph.updates:
+        raise CompileError("the graph has no outputs: there is nothing to compute")
+    if not graph.bound:
+        raise CompileError("the batch axis B is not bound", hint="graph.bind(batch=...) gives it a size")
+    graph.sources("input")
+    graph.sources("variable")
+
+
+def run_passes(graph: Graph, setting: Setting, passes: tuple[Pass, ...]) -> Graph:
+    """The graph after these passes; with RAINSHED_CHECK=1 each pass's contract is checked."""
+    for step in passes:
+        graph = step(graph, setting)
+        if os.environ.get("RAINSHED_CHECK") == "1":
+            check_graph(graph, after=step.__name__)
+    return graph
+
+
+def show(graph: Graph, cluster: Cluster, after: str, *, seed: int = 0, strategy: str = "longest") -> Graph:
+    """The graph as it stands after one pass. Raises UsageError for a pass that does not exist."""
+    names = [p.__name__ for p in PASSES]
+    if after not in names:
+        raise UsageError(f"there is no pass {after!r}", passes=", ".join(names))
+    _check_input(graph)
+    setting = Setting(cluster=cluster, seed=seed, strategy=strategy)
+    return run_passes(graph, setting, PASSES[: names.index(after) + 1])
+
+
+def _plan(graph: Graph, setting: Setting) -> Plan:
+    placed = run_passes(graph, setting, PLACED)
+    order = schedule(placed, setting)
+    programs, transfers = lower(placed, order, setting)
+    prediction = simulate(programs, transfers, setting.cluster)
+    return Plan(
+        version=VERSION,
+        programs=programs,
+        transfers=transfers,
+        cluster=setting.cluster.to_data(),
+        prediction=prediction,
+        seed=setting.seed,
+        loss=graph.loss,
+    )
+
+
+def _with_notes(plan: Plan, notes: Mapping[str, str]) -> Plan:
+    return Plan(**{**{f: getattr(plan, f) for f in plan.__struct_fields__}, "notes": dict(notes)})
+
+
+def _lacking_memory(plan: Plan, cluster: Cluster) -> str:
+    """What is missing, or "" if every machine's part fits."""
+    for program in plan.programs:
+        needed, there = memory_of(program), cluster.machine(program.machine).memory_bytes
+        if needed > there:
+            return f"{program.machine} would need {needed} bytes of memory, and has {there}"
+    return ""

@@ -1,0 +1,144 @@
+"""fused: a run of element-wise ops as one kernel. Made by the pass `fuse`; users never write it.
+
+`body` is the text of a small element-wise graph: inputs x0, x1, ... , one output y, of the types of the fused node itself. The NumPy
+kernel walks over the rows in blocks that stay in the cache, so that no intermediate value goes to memory; every element goes
+through the same NumPy functions as without fusing, so the result has the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from rainshed.ops.access import WHOLE, Access, Axis, Reach
+from rainshed.ops.broadcast import broadcast_to
+from rainshed.ops.elementwise import ELEMENTWISE, astype, where
+from rainshed.ops.errors import GraphError
+from rainshed.ops.ir import Attrs, Graph, Node
+from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, constant_op, op
+from rainshed.ops.source import input_op
+from rainshed.ops.text import graph_text, parse
+from rainshed.ops.types import TensorType, Type, broadcast, fixed
+
+BLOCK = 1 << 13  # elements at a time
+
+BODY_OPS: Mapping[str, Op] = {
+    **ELEMENTWISE,
+    **{o.name: o for o in (where, astype, broadcast_to, input_op, constant_op)},
+}
+
+
+@lru_cache(maxsize=4096)
+def body_of(text: str) -> Graph:
+    """The parsed body. Raises GraphError if it holds anything but element-wise ops, or has no output y."""
+    graph = parse(text, BODY_OPS)
+    if set(graph.outputs) != {"y"} or graph.updates:
+        raise GraphError("the body of a fused op has one output, y")
+    for name in graph.inputs:
+        if not re.fullmatch(r"x\d+", name):
+            raise GraphError(f"the body of a fused op reads x0, x1, ...; found {name!r}")
+    return graph
+
+
+def body_text(graph: Graph) -> str:
+    return graph_text(graph)
+
+
+def _infer(types: Types, attrs: Attrs) -> Type:
+    body = body_of(attrs["body"])
+    for i, t in enumerate(types):
+        leaf = body.inputs.get(f"x{i}")
+        if leaf is None or leaf.type != t:
+            raise GraphError(f"fused: input {i} is {t}, but the body reads {leaf.type if leaf else 'nothing there'}")
+    if len(body.inputs) != len(types):
+        raise GraphError(f"fused: the body reads {len(body.inputs)} values, found {len(types)}")
+    return body.outputs["y"].type
+
+
+def _access(types: Types, output: TensorType, attrs: Attrs) -> Access:
+    shape = fixed(output.shape)
+    reach = []
+    for t in types:
+        lead = len(shape) - len(t.shape)
+        reach.append(tuple(WHOLE if n == 1 else Reach(lead + i) for i, n in enumerate(t.shape)))
+    return Access(
+        axes=tuple(Axis(f"b{i}", n) for i, n in enumerate(shape)),
+        inputs=tuple(reach),
+        output=tuple(Reach(i) for i in range(len(shape))),
+    )
+
+
+def _tile(tile: Tile) -> Mapping[str, Any]:
+    return {"body": resized(tile.attrs["body"], tuple(tuple(h - l for l, h in r) for r in tile.regions))}
+
+
+@lru_cache(maxsize=4096)
+def resized(text: str, shapes: tuple[tuple[int, ...], ...]) -> str:
+    """The body for inputs of other shapes. Broadcasts inside a body are implicit, so only the leaves change."""
+
+    def change(node: Node, inputs: tuple[Node, ...]) -> Node:
+        if node.op is input_op:
+            return input_op.make((), {**node.attrs, "shape": shapes[int(node.name[1:])]}, node.origin)
+        if node.op is broadcast_to:
+            raise GraphError("a body with broadcast_to cannot be cut")
+        return node.with_inputs(inputs)
+
+    return graph_text(body_of(text).rebuild(change))
+
+
+def _cost(types: Types, output: Type, attrs: Attrs) -> Cost:
+    return Cost(flops=sum(n.op.cost_of(n).flops for n in body_of(attrs["body"]).nodes()))
+
+
+def _cpu(*operands: np.ndarray, body: str) -> None:
+    *inputs, out = operands
+    nodes = body_of(body).nodes()
+    rows = max(1, BLOCK // max(1, math.prod(out.shape[1:])))
+    if out.ndim == 0 or out.shape[0] <= rows:
+        _block(nodes, inputs, out)
+        return
+    full = [x.ndim == out.ndim and x.shape[0] == out.shape[0] for x in inputs]
+    for start in range(0, out.shape[0], rows):
+        part = slice(start, start + rows)
+        _block(nodes, [x[part] if cut else x for x, cut in zip(inputs, full, strict=True)], out[part])
+
+
+def _block(nodes: tuple[Node, ...], inputs: list[np.ndarray], out: np.ndarray) -> None:
+    values: dict[Node, np.ndarray] = {}
+    for node in nodes:
+        if node.op is input_op:
+            values[node] = inputs[int(node.name[1:])]
+        elif node.op is constant_op:
+            values[node] = node.attrs["value"]
+        else:
+            args = [values[i] for i in node.inputs]
+            target = out if node is nodes[-1] else np.empty(
+                np.broadcast_shapes(*(a.shape for a in args)), node.dtype.numpy
+            )
+            node.op.cpu(*args, target, **node.attrs)
+            values[node] = target
+
+
+fused: Op = op(
+    name="fused",
+    arity=None,
+    attrs={"body": REQUIRED},
+    infer=_infer,
+    access=_access,
+    tile=_tile,
+    cost=_cost,
+    cpu=_cpu,
+    doc="A run of element-wise ops as one kernel.",
+)
+
+
+def is_fusable(node: Node) -> bool:
+    """Whether a node may be part of a body: element-wise, all sizes known."""
+    if node.op.name not in ELEMENTWISE and node.op not in (where, astype):
+        return False
+    return isinstance(node.type, TensorType) and broadcast("fused", *(i.shape for i in node.inputs)) == node.shape
