@@ -186,6 +186,15 @@ class _Reader:
         return array
 
 
+def parse_attr(text: str) -> Any:
+    """The attribute value that `attr_text` printed. Raises ParseError."""
+    reader = _Reader(text, 1)
+    value = reader.value()
+    if reader.kind != "end":
+        raise reader.wrong("one value is expected, and nothing behind it")
+    return value
+
+
 def parse(text: str, ops: Mapping[str, Op]) -> Graph:
     """The graph that `graph_text` printed; `ops` are the ops it may use. Raises ParseError with the line."""
     nodes: dict[str, Node] = {}
