@@ -204,6 +204,8 @@ class Node:
             hint="use rs.where(condition, a, b), or run the graph and test the result",
         )
 
+    __array_ufunc__ = None  # `array + node` is left to Node.__radd__
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         raise GraphError(f"{self!r} has no value yet", built_at=self.origin, hint="run it: rs.evaluate(node, feeds)")
 
