@@ -159,7 +159,9 @@ def check_split(node: Node, feeds: dict[str, np.ndarray]) -> None:
 
 
 # Their kernels add in an order that depends on the sizes: parts agree within rounding only.
-BLAS = frozenset({"matmul", "sum_to", "sum", "softmax", "log_softmax", "softmax_cross_entropy"})
+BLAS = frozenset({"matmul", "sum_to", "sum"}).union(
+    f"{name}{suffix}" for name in ("conv2d", "local2d") for suffix in ("", "_input_grad", "_weight_grad")
+)
 
 
 def tile_value(node: Node, box: Any, inputs: list[np.ndarray]) -> tuple[Any, np.ndarray]:
@@ -174,6 +176,18 @@ def tile_value(node: Node, box: Any, inputs: list[np.ndarray]) -> tuple[Any, np.
     out = empty(tile.type)
     run_kernel(tile, parts, out)
     return result, out
+
+
+def check_tiles_split(op: Op, *arrays: np.ndarray, **attrs: Any) -> None:
+    """A tile is a node like any other: cut again, its parts put together are the tile."""
+    leaves = tuple(input_node(f"x{i}", a.shape, a.dtype) for i, a in enumerate(arrays))
+    node = op(*leaves, **attrs)
+    for grid in (g for g in _grids(node.access) if max(g) == 3):  # the middle one of three has neighbours on both sides
+        for box in boxes(node.access, grid):
+            regions = node.access.regions(box, tuple(a.shape for a in arrays))
+            parts = [a[tuple(slice(*iv) for iv in region)] for a, region in zip(arrays, regions, strict=True)]
+            own = tuple(input_node(f"p{i}", p.shape, p.dtype) for i, p in enumerate(parts))
+            check_split(op.make(own, op.tile_attrs(node, box)), {f"p{i}": p for i, p in enumerate(parts)})
 
 
 def _grids(access: Any) -> list[tuple[int, ...]]:

@@ -1,0 +1,104 @@
+"""softmax and log_softmax along one axis, safe from overflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rainshed.ops.access import Access, Axis, Reach
+from rainshed.ops.elementwise import exp
+from rainshed.ops.errors import ShapeError
+from rainshed.ops.ir import Attrs, Node
+from rainshed.ops.op import FLOATS, Cost, Op, Types, op
+from rainshed.ops.reduce import clean_axes
+from rainshed.ops.reduce import sum as sum_
+from rainshed.ops.types import TensorType, Type, fixed
+
+
+def _clean(name: str, types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
+    (x,) = types
+    axis = clean_axes(name, attrs["axis"], len(x.shape))
+    if len(axis) != 1:
+        raise ShapeError(f"{name}: takes one axis; found {attrs['axis']!r} for {x}")
+    return {"axis": axis[0]}
+
+
+def _access(types: Types, output: TensorType, attrs: Attrs) -> Access:
+    """The axis must stay whole; all others are free."""
+    axes = tuple(Axis(f"b{i}", n, "whole" if i == attrs["axis"] else "join") for i, n in enumerate(fixed(output.shape)))
+    reach = tuple(Reach(i) for i in range(len(axes)))
+    return Access(axes, (reach,), reach)
+
+
+def shifted_rows(x: np.ndarray, axis: int) -> np.ndarray:
+    """A copy of x, less its maximum along the axis, with that axis last.
+
+    Always contiguous: NumPy then adds up each row in the same order, however many rows there are, so that a part of the
+    rows gives the same bits as the whole.
+    """
+    rows = np.array(np.moveaxis(x, axis, -1), order="C")
+    rows -= rows.max(axis=-1, keepdims=True, initial=-np.inf)
+    return rows
+
+
+def _softmax_cpu(x: np.ndarray, out: np.ndarray, *, axis: int) -> None:
+    with np.errstate(all="ignore"):
+        rows = shifted_rows(x, axis)
+        np.exp(rows, out=rows)
+        rows /= rows.sum(axis=-1, keepdims=True)
+    np.moveaxis(out, axis, -1)[...] = rows
+
+
+def _log_softmax_cpu(x: np.ndarray, out: np.ndarray, *, axis: int) -> None:
+    with np.errstate(all="ignore"):
+        rows = shifted_rows(x, axis)
+        rows -= np.log(np.exp(rows).sum(axis=-1, keepdims=True))
+    np.moveaxis(out, axis, -1)[...] = rows
+
+
+def _softmax_grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
+    return (node * (dy - sum_(dy * node, axis=node.attrs["axis"], keepdims=True)),)
+
+
+def _log_softmax_grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
+    return (dy - exp(node) * sum_(dy, axis=node.attrs["axis"], keepdims=True),)
+
+
+def _infer(types: Types, attrs: Attrs) -> Type:
+    return types[0]
+
+
+def _cost(types: Types, output: Type, attrs: Attrs) -> Cost:
+    return Cost(flops=15 * types[0].size)
+
+
+softmax: Op = op(
+    name="softmax",
+    arity=1,
+    attrs={"axis": -1},
+    kinds=FLOATS,
+    clean=partial(_clean, "softmax"),
+    infer=_infer,
+    access=_access,
+    grad=_softmax_grad,
+    cost=_cost,
+    cpu=_softmax_cpu,
+    doc="exp(x) / sum(exp(x)) along one axis.",
+)
+
+log_softmax: Op = op(
+    name="log_softmax",
+    arity=1,
+    attrs={"axis": -1},
+    kinds=FLOATS,
+    clean=partial(_clean, "log_softmax"),
+    infer=_infer,
+    access=_access,
+    grad=_log_softmax_grad,
+    cost=_cost,
+    cpu=_log_softmax_cpu,
+    doc="log(softmax(x)) along one axis.",
+)
