@@ -71,7 +71,7 @@ def attr_text(value: Any) -> str:
     if isinstance(value, (DType, Batch)):
         return str(value)
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") + '"'
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(attr_text(v) for v in value) + "]"
     if isinstance(value, np.generic):
@@ -97,12 +97,17 @@ _TOKEN = re.compile(
 _ARRAYS = {"float32", "float64", "int32", "int64", "bool", "uint8", "int8", "int16", "uint16", "uint32", "uint64"}
 
 
+_ESCAPED = {"n": "\n", "r": "\r"}
+MAX_DEPTH, MAX_DIGITS = 16, 400  # of nested lists and of one number: a text from a wire must not exhaust the reader
+
+
 class _Reader:
     """The tokens of one line."""
 
     def __init__(self, line: str, number: int) -> None:
         self.line, self.number, self.at = line, number, 0
         self.kind, self.text = "", ""
+        self.depth = 0
         self.next()
 
     def next(self) -> None:
@@ -142,14 +147,24 @@ class _Reader:
     def value(self) -> Any:
         kind, text = self.kind, self.text
         if self.accept("["):
-            return tuple(self.values("]"))
+            self.depth += 1
+            if self.depth > MAX_DEPTH:
+                raise self.wrong(f"lists are nested deeper than {MAX_DEPTH}")
+            found = tuple(self.values("]"))
+            self.depth -= 1
+            return found
+        if kind in ("number", "batch") and len(text) > MAX_DIGITS:
+            raise self.wrong(f"a number has more than {MAX_DIGITS} digits")
         self.next()
         if kind == "string":
-            return re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], text[1:-1])
+            return re.sub(r"\\(.)", lambda m: _ESCAPED.get(m[1], m[1]), text[1:-1])
         if kind == "number":
             return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
         if kind == "batch":
-            return Batch(int(text[:-1] or 1))
+            times = int(text[:-1] or 1)
+            if times == 0:
+                raise self.wrong("0B is not a size")
+            return Batch(times)
         if kind == "word":
             return self.word(text)
         raise self.wrong(f"expected a value, found {text or 'the end of the line'!r}")
@@ -164,7 +179,12 @@ class _Reader:
             return self.array()
         if text == "init":
             kind = self.take("word")
-            return Init("array", (), self.array()) if kind == "array" else Init(kind, tuple(map(float, self.value())))
+            if kind == "array":
+                return Init("array", (), self.array())
+            numbers = self.value()
+            if not isinstance(numbers, tuple) or not all(isinstance(n, (int, float)) for n in numbers):
+                raise self.wrong(f"an initialiser has a list of numbers, found {numbers!r}")
+            return Init(kind, tuple(float(n) for n in numbers))
         raise self.wrong(f"{text!r} is not a value")
 
     def array(self) -> np.ndarray:
@@ -201,7 +221,7 @@ def parse(text: str, ops: Mapping[str, Op]) -> Graph:
     outputs: dict[str, Node] = {}
     updates: dict[str, Node] = {}
     loss: str | None = None
-    lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.split("#")[0].strip()]
+    lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.split("#")[0].strip()]
     if not lines or lines[0][1].strip() != "graph {" or lines[-1][1].strip() != "}":
         raise ParseError("a graph's text starts with 'graph {' and ends with '}'")
     for number, line in lines[1:-1]:
@@ -213,14 +233,13 @@ def parse(text: str, ops: Mapping[str, Op]) -> Graph:
             nodes[name] = _node(reader, nodes, ops)
         elif reader.text in ("output", "update"):
             target = outputs if reader.text == "output" else updates
-            reader.next()
-            key = line.split(None, 1)[1].rsplit("=", 1)[0].strip()
-            value = line.rsplit("=", 1)[1].split("#")[0].strip()
+            key = line.strip().removeprefix(reader.text).rsplit("=", 1)[0].strip()
+            value = line.rsplit("=", 1)[-1].split("#")[0].strip()
             if value not in nodes or not key or key in target:
                 raise reader.wrong(f"{value} is not defined, or {key!r} is named twice")
             target[key] = nodes[value]
         elif reader.text == "loss":
-            loss = line.split(None, 1)[1].strip()
+            loss = line.strip().removeprefix("loss").strip()
         else:
             raise reader.wrong("a line defines a %value, an output, an update or the loss")
     if loss is not None and loss not in outputs:
@@ -255,6 +274,9 @@ def _node(reader: _Reader, nodes: Mapping[str, Node], ops: Mapping[str, Op]) -> 
         node = ops[name].make(tuple(inputs), MappingProxyType(attrs), Origin())
     except RainshedError as error:
         raise ParseError(f"line {reader.number}: {error.message}", line=reader.line.strip()[:200]) from None
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        # The text may come from anywhere; an op, also one of the user's own, may not have foreseen each attribute.
+        raise reader.wrong(f"{name} does not take these attributes: {type(error).__name__}: {error}") from None
     reader.take("mark", ":")
     given = reader.line[reader.at - len(reader.text) :].split("#")[0]
     written, _, device = given.partition("@")

@@ -47,7 +47,7 @@ def dtype_of(value: object) -> DType:
     if isinstance(value, str) and value in _BY_NAME:
         return _BY_NAME[value]
     try:
-        if value is None:  # which NumPy takes for float64
+        if value is None or isinstance(value, str):  # NumPy takes None for float64, and many other texts
             raise TypeError
         return _BY_NAME[np.dtype(value).name]  # type: ignore[call-overload]
     except (KeyError, TypeError, ValueError, SyntaxError):
