@@ -1,8 +1,9 @@
 """How a variable starts: `init=` of `rs.variable` and of every layer.
 
-A layer knows how many values each of its results sums up (fan_in) and how many results each of its inputs reaches (fan_out).
-The initialisers that depend on them are functions of both, handed to a layer as they are: `dense(x, 10, init=rs.init.he_normal)`.
-All numbers are counter-based: a machine that holds one part of a variable fills just that part.
+A layer knows how many values each of its results sums up (fan_in) and how many results each of its inputs reaches
+(fan_out). The initialisers that depend on them are functions of both, handed to a layer as they are:
+`dense(x, 10, init=rs.init.he_normal)`. All numbers are counter-based: a machine that holds one part of a variable
+fills just that part.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a gradient moves its variable: SGD, Momentum, Adagrad, RMSProp, Adam.
 
-Each is written once, as element-wise nodes. Training in the graph puts them behind the gradients; a parameter server gets the
-same rule as text. So a step taken here and a step taken there are the same step.
+Each is written once, as element-wise nodes. Training in the graph puts them behind the gradients; a parameter server
+gets the same rule as text. So a step taken here and a step taken there are the same step.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class Momentum(Optimizer):
-    """velocity = momentum * velocity + dw; w -= rate * velocity. With `nesterov`: w -= rate * (dw + momentum * velocity).
+    """velocity = momentum * velocity + dw; w -= rate * velocity; with `nesterov`, rate * (dw + momentum * velocity).
 
     Source  Sutskever et al., ICML 2013, section 2
     """

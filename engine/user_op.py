@@ -11,7 +11,7 @@ gradient passes. Axes to the left of a signature's letters are a batch, as in Nu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict, Unpack, overload
 
@@ -65,13 +65,14 @@ def op(function: None = None, /, **options: Unpack[Options]) -> Callable[[Functi
 def op(function: Function | None = None, /, **options: Unpack[Options]) -> UserOp | Callable[[Function], UserOp]:
     """An op from a function, also as a decorator.
 
-    function   NumPy in, NumPy out; or, with a last parameter named `out`, a kernel that fills it. Parameters after `*` become
-               attributes: numbers, texts, None, and tuples of them. NumPy's ufuncs need no options.
+    function   NumPy in, NumPy out; or, with a last parameter named `out`, a kernel that fills it. Parameters after `*`
+               become attributes: numbers, texts, None, and tuples of them. NumPy's ufuncs need no options.
     name       as printed in graphs; the function's own by default
     signature  "(m,k),(k,n)->(m,n)"; element-wise is "(),()->()"
     shape      instead: a function of the inputs' shapes (and the attributes, by keyword) that gives the result's
     dtype      of the result, or a function of the inputs' types; by default their common type
-    split      letters along which the result may be cut; summed: those whose parts are joined by the op `combine` ("add")
+    split      letters along which the result may be cut
+    summed     letters whose parts are joined by the op `combine` ("add")
     grad       (node, dy) -> one node, or None, for each input
     cost       with a signature: a function of the letters' sizes; else of (types, output, attrs)
     kinds      of element types that it takes: "float", "int", "bool"
@@ -105,9 +106,8 @@ def _make(function: Function, options: Options) -> UserOp:
     if isinstance(function, np.ufunc) and shape is None:
         signature = signature or ",".join(["()"] * function.nin) + "->()"
     if (signature is None) == (shape is None):
-        raise GraphError(
-            f"op {name!r} needs signature= or shape=, and not both", hint='an element-wise function is signature="()->()"'
-        )
+        hint = 'an element-wise function is signature="()->()"'
+        raise GraphError(f"op {name!r} needs signature= or shape=, and not both", hint=hint)
     dtype = options.get("dtype")
     infer = None if shape is None else _infer(name, shape, dtype)
     arity, fills, attrs = _parameters(name, function)
@@ -117,7 +117,8 @@ def _make(function: Function, options: Options) -> UserOp:
         free = set(options.get("split", "")) | set(options.get("summed", ""))
         letters = {"summed": options.get("summed", ""), "whole": "".join(x for x in parsed.letters if x not in free)}
         if arity is not None and arity != len(parsed.inputs):
-            raise GraphError(f"op {name!r} has {len(parsed.inputs)} inputs by its signature, but its function takes {arity}")
+            inputs = len(parsed.inputs)
+            raise GraphError(f"op {name!r} has {inputs} inputs by its signature, but its function takes {arity}")
         arity = None
     made = make_op(
         name=name,
@@ -153,9 +154,11 @@ def _parameters(name: str, function: Function) -> tuple[int | None, bool, dict[s
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        raise GraphError(f"op {name!r}: {function!r} does not tell its parameters", hint="wrap it in a function") from None
+        what = f"op {name!r}: {function!r} does not tell its parameters"
+        raise GraphError(what, hint="wrap it in a function") from None
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    attrs = {p.name: REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    attrs = {p.name: REQUIRED if p.default is p.empty else p.default for p in options}
     fills = bool(positional) and positional[-1].name == "out" and positional[-1].default is inspect.Parameter.empty
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return None, fills, attrs
@@ -192,7 +195,8 @@ def _gradient(grad: Function | None) -> Callable[..., tuple[Node | None, ...]] |
         found = grad(node, dy)
         found = found if isinstance(found, tuple) else (found,)
         if len(found) != len(node.inputs):
-            raise GraphError(f"{node.op.name}: has {len(node.inputs)} inputs, its grad gave {len(found)} nodes", built_at=node.origin)
+            what = f"{node.op.name}: has {len(node.inputs)} inputs, its grad gave {len(found)} nodes"
+            raise GraphError(what, built_at=node.origin)
         return found
 
     return parts
