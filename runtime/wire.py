@@ -8,8 +8,8 @@
 
 The head has a checksum of its own, so that a length is trusted before anything is allocated for it; that of the payload
 stands behind it, so that both ends compute it while the bytes move. Sequence numbers start at a secret of the
-connection (`runtime/auth.py`) and rise by one: a replayed, lost or foreign frame is refused. Nothing received raises anything but
-ProtocolError.
+connection (`runtime/auth.py`) and rise by one: a replayed, lost or foreign frame is refused. Nothing received raises
+anything but ProtocolError.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def array_payload(array: np.ndarray[Any, Any]) -> memoryview:
         return memoryview(b"")
     if _is_big_endian(array):
         array = array.astype(array.dtype.newbyteorder("<"))
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).cast("B")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def array_buffer(array: np.ndarray[Any, Any]) -> memoryview:
@@ -196,7 +196,7 @@ def array_buffer(array: np.ndarray[Any, Any]) -> memoryview:
     if array.dtype.hasobject or _is_big_endian(array) or not (array.flags.c_contiguous and array.flags.writeable):
         found = f"{array.dtype}{list(array.shape)}"
         raise DTypeError(f"cannot receive into {found}: not writable, C-contiguous and little-endian")
-    return memoryview(array.reshape(-1).view(np.uint8)).cast("B") if array.size else memoryview(bytearray())
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(bytearray())
 
 
 def _is_big_endian(array: np.ndarray[Any, Any]) -> bool:

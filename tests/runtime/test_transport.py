@@ -24,10 +24,11 @@ from rainshed.ops.errors import (
 )
 from rainshed.runtime import auth, wire
 from rainshed.runtime.deadlines import Deadline, Timeouts
-from rainshed.runtime.messages import Bye, Failed, Ready, Value
+from rainshed.runtime.messages import Bye, Failed, Stop, Value
 from rainshed.runtime.transport import Identity, listen
 
 TOKEN = bytes(range(32))
+HEY = Stop("hey")
 A, B = Identity("worker", "a", "job"), Identity("server", "b", "job")
 CALM = Timeouts()
 QUICK = Timeouts().scaled(0.08)  # exchanges of 0.4 s
@@ -133,8 +134,8 @@ def test_exchange(pair):
     assert (str(to_b.peer), str(to_a.peer)) == ("server b", "worker a")
     assert to_b.send(Value(1, 2), [b"hello ", b"world"], timeout_s=5) == 11
     assert b.next_payload() == (Value(1, 2), b"hello world")
-    assert to_a.send(Ready(), timeout_s=5) == 0
-    assert a.next_payload() == (Ready(), b"")
+    assert to_a.send(HEY, timeout_s=5) == 0
+    assert a.next_payload() == (HEY, b"")
 
 
 @pytest.mark.parametrize(
@@ -195,21 +196,37 @@ def test_what_was_sent_before_a_goodbye_arrives(pair):
     assert a.loss() is None and b.loss() is None
 
 
+def test_what_waits_to_be_read_survives_a_goodbye_and_answers_to_it(pair):
+    (a, to_b), (b, to_a) = pair
+    b.open.clear()
+    for step in range(1000):
+        to_b.send(Value(step, 0), [bytes(1000)], timeout_s=5)
+    to_b.close()
+    with contextlib.suppress(PeerLostError):
+        to_a.send(HEY, timeout_s=5)
+        assert a.loss() is None
+        for _ in range(20):  # bytes for an end that has closed must not reset the connection
+            to_a.send(HEY, [bytes(1000)], timeout_s=5)
+    b.open.set()
+    assert [b.next_payload()[0].step for _ in range(1000)] == list(range(1000))
+    assert b.loss() is None
+
+
 def test_sending_on_a_closed_channel_fails_at_once(pair):
     (a, to_b), (b, to_a) = pair
     to_b.close()
     assert a.loss() is None and b.loss() is None
     for channel, peer in ((to_b, "server b"), (to_a, "worker a")):
-        with pytest.raises(PeerLostError, match=rf"cannot send Ready\(\) to {peer} at .*closed"):
-            channel.send(Ready(), timeout_s=5)
+        with pytest.raises(PeerLostError, match=rf"cannot send Stop\(reason='hey'\) to {peer} at .*closed"):
+            channel.send(HEY, timeout_s=5)
 
 
 def test_a_message_too_long_leaves_the_channel_open(pair):
     (_, to_b), (b, _) = pair
     with pytest.raises(ProtocolError, match="Failed takes"):
         to_b.send(Failed("x" * 70_000, "", ""), timeout_s=5)
-    to_b.send(Ready(), timeout_s=5)
-    assert b.next_payload() == (Ready(), b"")
+    to_b.send(HEY, timeout_s=5)
+    assert b.next_payload() == (HEY, b"")
 
 
 def test_unplanned_payloads_are_refused_before_they_are_read(at, uri):
@@ -224,7 +241,7 @@ def test_unplanned_payloads_are_refused_before_they_are_read(at, uri):
 
 def test_a_fault_in_a_callback_closes_the_channel_and_both_learn_why(at, uri, caplog):
     (a, to_b), (b, _) = connect(at, uri, handlers=(Recorder(), Raiser()))
-    to_b.send(Ready(), timeout_s=5)
+    to_b.send(HEY, timeout_s=5)
     for error in (a.loss(), b.loss()):
         assert type(error) is TransportError and "KeyError: 'a fault of the program'" in str(error)
     assert "the handler failed" in caplog.text
@@ -237,8 +254,8 @@ def test_a_wrong_buffer_is_an_error_of_this_end(at, uri):
 
     (a, to_b), (b, _) = connect(at, uri, handlers=(Recorder(), Small()))
     with contextlib.suppress(PeerLostError):
-        to_b.send(Ready(), [b"ab"], timeout_s=5)
-    assert "wrong buffer for Ready() of 2 bytes" in str(b.loss())
+        to_b.send(HEY, [b"ab"], timeout_s=5)
+    assert "wrong buffer for Stop(reason='hey') of 2 bytes" in str(b.loss())
     assert isinstance(a.loss(), TransportError)
 
 
@@ -267,7 +284,7 @@ def test_a_peer_that_does_not_read_stalls_the_sender_by_name(at, uri):
     assert isinstance(a.loss(SECOND_S), StallError)
     assert time.monotonic() - began < 5
     with pytest.raises(PeerLostError, match="closed"):
-        to_b.send(Ready(), timeout_s=1)
+        to_b.send(HEY, timeout_s=1)
     b.open.set()
     assert isinstance(b.loss(), PeerLostError)
 
@@ -300,7 +317,7 @@ def test_closing_an_endpoint_wakes_who_sends_and_who_receives(at, uri):
     def fill():
         try:
             while True:
-                to_b.send(Ready(), [bytes(2**20)], timeout_s=30)
+                to_b.send(HEY, [bytes(2**20)], timeout_s=30)
         except RainshedError as error:
             errors.put(error)
 
@@ -325,8 +342,8 @@ def test_an_endpoint_may_be_closed_from_a_callback(at, uri):
 
     a, b = Recorder(), Closer()
     at(uri, B, b)
-    at(uri, A, a).connect(b.endpoint.address, timeout_s=5).send(Ready(), timeout_s=5)
-    assert b.next_payload() == (Ready(), b"")
+    at(uri, A, a).connect(b.endpoint.address, timeout_s=5).send(HEY, timeout_s=5)
+    assert b.next_payload() == (HEY, b"")
     a.channel()
     assert a.loss() is None
 
@@ -610,8 +627,8 @@ def test_idle_connections_keep_nobody_out(at):
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(raw(there)) for _ in range(200)]
         began = time.monotonic()
-        here.connect(there.address, timeout_s=5).send(Ready(), timeout_s=5)
-        assert b.next_payload() == (Ready(), b"")
+        here.connect(there.address, timeout_s=5).send(HEY, timeout_s=5)
+        assert b.next_payload() == (HEY, b"")
         assert time.monotonic() - began < SECOND_S
         for sock in idle[:100]:
             assert ended(sock) == b""
@@ -640,8 +657,8 @@ def test_a_trickle_is_cut_off_and_hinders_nobody(at):
         assert time.monotonic() - began < SECOND_S
         assert isinstance(b.loss(SECOND_S), StallError)
         assert ended(slow_hello) == b""
-        here.connect(there.address, timeout_s=1).send(Ready(), timeout_s=1)
-        assert b.next_payload() == (Ready(), b"")
+        here.connect(there.address, timeout_s=1).send(HEY, timeout_s=1)
+        assert b.next_payload() == (HEY, b"")
 
 
 def test_listeners_that_do_not_answer(at):
