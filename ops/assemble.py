@@ -56,7 +56,8 @@ def _infer(types: Types, attrs: Attrs) -> Type:
 
 def _grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
     return tuple(
-        slice_op(dy, start=tuple(low for low, _ in box), stop=tuple(high for _, high in box)) for box in node.attrs["boxes"]
+        slice_op(dy, start=tuple(low for low, _ in box), stop=tuple(high for _, high in box))
+        for box in node.attrs["boxes"]
     )
 
 

@@ -16,7 +16,7 @@ from rainshed.ops.types import dtype_of, float32, shape_of, tensor
 
 
 def clip(x: Node, min: Any = None, max: Any = None) -> Node:
-    """x with what lies below `min` or above `max` set to it; either may be None, a number or a value that broadcasts."""
+    """x with what lies below `min` or above `max` set to it; either may be None, a number or a value."""
     if min is not None:
         x = maximum(x, min)
     return x if max is None else minimum(x, max)

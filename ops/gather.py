@@ -1,4 +1,4 @@
-"""take, take_along_axis, one_hot: elements chosen by index values; and scatter_add, scatter_add_along_axis, their gradients.
+"""take, take_along_axis, one_hot: elements chosen by index; and scatter_add, scatter_add_along_axis, their gradients.
 
 An index outside its axis is refused with DataError, negative ones too: they are data, and hide mistakes.
 """
@@ -147,11 +147,14 @@ def _scatter_infer(types: Types, attrs: Attrs) -> Type:
 
 
 def _scatter_access(types: Types, output: TensorType, attrs: Attrs) -> Access:
-    """The result's axes are free (rows too: a tile of them skips indices that are not its own); those of the indices sum."""
+    """The result's axes are free (rows too: a tile of them skips what is not its own); those of the indices sum."""
     indices, rank, axis = fixed(types[1].shape), len(output.shape), attrs["axis"]
     return Access(
         axes=(*_joined(("b", fixed(output.shape))), *(Axis(f"i{i}", n, "sum") for i, n in enumerate(indices))),
-        inputs=((*_run(0, axis), *_run(rank, len(indices)), *_run(axis + 1, rank - axis - 1)), _run(rank, len(indices))),
+        inputs=(
+            (*_run(0, axis), *_run(rank, len(indices)), *_run(axis + 1, rank - axis - 1)),
+            _run(rank, len(indices)),
+        ),
         output=_run(0, rank),
         combine="add",
     )
@@ -164,7 +167,7 @@ def _scatter_grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
 def _scatter_cpu(
     values: np.ndarray, indices: np.ndarray, out: np.ndarray, *, axis: int, size: int, base: int, whole: int | None
 ) -> None:
-    """Into `out` seen as [before, size, after], the sums of `values` seen as [before, indices, after], in the indices' order."""
+    """Seen as [before, size, after] += [before, indices, after], one index after the other."""
     check_indices("scatter_add", indices, size if whole is None else whole)
     out[...] = 0
     if not out.size or not values.size:
@@ -196,7 +199,7 @@ scatter_add: Op = op(
     grad=_scatter_grad,
     cost=lambda types, output, attrs: Cost(types[0].size),
     cpu=_scatter_cpu,
-    doc="Zeros with `size` positions along one axis, to which the values are added at their indices: the gradient of take.",
+    doc="Zeros with `size` positions along one axis, plus the values at their indices: the gradient of take.",
 )
 
 
@@ -246,7 +249,7 @@ take_along_axis: Op = op(
     grad=_along_grad,
     cost=lambda types, output, attrs: Cost(0, 2 * output.nbytes + types[1].nbytes),
     cpu=_along_cpu,
-    doc="For each position of `indices`, the element of x that its index names along one axis, at the same place elsewhere.",
+    doc="At each position of `indices` the element of x that its index names along one axis.",
 )
 
 
@@ -287,7 +290,7 @@ def _add_along_cpu(
 ) -> None:
     check_indices("scatter_add_along_axis", indices, size if whole is None else whole)
     target = np.zeros(out.shape, out.dtype)
-    places = list(np.indices(indices.shape, sparse=True))
+    places: list[np.ndarray] = list(np.indices(indices.shape, sparse=True))
     places[axis] = indices.astype(np.int64) - base
     own = (places[axis] >= 0) & (places[axis] < size)
     everywhere = np.broadcast_arrays(*places)
@@ -307,7 +310,7 @@ scatter_add_along_axis: Op = op(
     grad=_add_along_grad,
     cost=lambda types, output, attrs: Cost(types[0].size),
     cpu=_add_along_cpu,
-    doc="Zeros with `size` positions along one axis, plus the values at their indices: the gradient of take_along_axis.",
+    doc="Zeros with `size` positions along one axis, plus the values at their indices along it.",
 )
 
 

@@ -60,7 +60,9 @@ def _plain(item: Any) -> Any:
         raise ShapeError(f"an index is a number, slice, None, Ellipsis or an array of numbers; found {item!r}")
     array = np.asarray(item)
     if array.dtype.kind not in "iu" and array.size:
-        raise ShapeError(f"an array of indices holds integers; found {array.dtype}", hint="for a condition use rs.where")
+        raise ShapeError(
+            f"an array of indices holds integers; found {array.dtype}", hint="for a condition use rs.where"
+        )
     return int(array) if array.ndim == 0 else array.astype(np.int64)
 
 
@@ -110,7 +112,7 @@ def _cut(size: Dim, item: Any) -> tuple[Dim, Dim, int]:
 
 
 def _reshaped(sliced: Node, items: list[Any]) -> tuple[tuple[Dim, ...], int, Any]:
-    """The shape without the axes of numbers and with the new ones; where the array of indices stands in it; and that array."""
+    """The shape without the axes of numbers and with the new ones; where the index array stands in it; that array."""
     shape: list[Dim] = []
     sizes = iter(sliced.shape)
     place, chosen = 0, None
@@ -125,9 +127,11 @@ def _reshaped(sliced: Node, items: list[Any]) -> tuple[tuple[Dim, ...], int, Any
 
 
 def _from_zero(indices: np.ndarray, size: Dim) -> Node:
-    """Known indices as a constant, those that count from the end turned round. Raises ShapeError where one does not exist."""
+    """Known indices as a constant that counts from the start. Raises ShapeError where one does not exist."""
     if isinstance(size, int):
         if indices.size and not (-size <= indices.min() and indices.max() < size):
-            raise ShapeError(f"indices from {indices.min()} to {indices.max()} are not all among the {size} positions of their axis")
+            raise ShapeError(
+                f"indices from {indices.min()} to {indices.max()} are not all among the {size} positions of their axis"
+            )
         indices = np.where(indices < 0, indices + size, indices)
     return constant_op(value=indices)

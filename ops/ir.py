@@ -128,11 +128,11 @@ def set_operators(table: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def _forward(name: str) -> Callable[[Node, Any], Node]:
-    return lambda self, other: _OPERATORS[name](self, other)  # type: ignore[no-any-return]
+    return lambda self, other: _OPERATORS[name](self, other)
 
 
 def _reflected(name: str) -> Callable[[Node, Any], Node]:
-    return lambda self, other: _OPERATORS[name](other, self)  # type: ignore[no-any-return]
+    return lambda self, other: _OPERATORS[name](other, self)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -1,7 +1,8 @@
-"""Moving elements without computing: permute_dims, flip, concat; and stack, split, roll, repeat, tile, tril, ... built from them."""
+"""Moving elements: permute_dims, flip, concat; and stack, split, roll, repeat, tile, tril, ... built from them."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,7 +111,9 @@ def _total(sizes: Sequence[Dim]) -> Dim:
         return sum(size for size in sizes if isinstance(size, int))
     if all(isinstance(size, Batch) for size in sizes):
         return Batch(sum(size.times for size in sizes if isinstance(size, Batch)))
-    raise ShapeError("concat: an axis of length B meets one of known length", hint="bind the batch first: graph.bind(batch=...)")
+    raise ShapeError(
+        "concat: an axis of length B meets one of known length", hint="bind the batch first: graph.bind(batch=...)"
+    )
 
 
 def _concat_infer(types: Types, attrs: Attrs) -> Type:
@@ -193,9 +196,9 @@ def split(x: Node, parts: int | Sequence[int], axis: int = 0) -> list[Node]:
     if isinstance(size, Batch):
         raise _wrong(f"split: the batch axis of {x.type} cannot be cut at indices")
     edges = [0, *parts, size]
-    if any(not low <= high for low, high in zip(edges[:-1], edges[1:], strict=True)):
+    if any(not low <= high for low, high in itertools.pairwise(edges)):
         raise _wrong(f"split: the indices must rise from 0 to {size}; found {list(parts)}")
-    return [take_range(x, at, low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    return [take_range(x, at, low, high) for low, high in itertools.pairwise(edges)]
 
 
 def unstack(x: Node, axis: int = 0) -> list[Node]:
@@ -208,7 +211,7 @@ def unstack(x: Node, axis: int = 0) -> list[Node]:
 
 
 def roll(x: Node, shift: int | tuple[int, ...], axis: Axes = None) -> Node:
-    """x moved by `shift` along the axes; what leaves at one end comes in at the other. axis=None rolls the flat value."""
+    """x moved by `shift` along the axes; what leaves at one end comes in at the other. axis=None: as if flat."""
     if axis is None:
         if not isinstance(shift, int):
             raise _wrong(f"roll: without an axis takes one shift; found {shift!r}")
@@ -260,7 +263,8 @@ def moveaxis(x: Node, source: int | tuple[int, ...], destination: int | tuple[in
     if len(sources) != len(places):
         raise _wrong(f"moveaxis: {len(sources)} sources for {len(places)} destinations")
     moved = {
-        _checked_axis("moveaxis", x, to): _checked_axis("moveaxis", x, old) for old, to in zip(sources, places, strict=True)
+        _checked_axis("moveaxis", x, to): _checked_axis("moveaxis", x, old)
+        for old, to in zip(sources, places, strict=True)
     }
     rest = iter([i for i in range(x.ndim) if i not in moved.values()])
     if len(moved) < len(sources) or len(set(moved.values())) < len(sources):

@@ -23,14 +23,18 @@ def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
     if isinstance(given, int) and not isinstance(given, bool):
         given = ((given, given),) * rank
     if not isinstance(given, (tuple, list)) or len(given) != rank:
-        raise ShapeError(f"pad: widths is one number, or (before, after) for each of {rank} axes; found {attrs['widths']!r}")
+        raise ShapeError(
+            f"pad: widths is one number, or (before, after) for each of {rank} axes; found {attrs['widths']!r}"
+        )
     widths = []
     for size, pair in zip(x.shape, given, strict=True):
         low, high = ints_of("pad", "the widths of an axis", pair, 2)
         if low < 0 or high < 0:
             raise ShapeError(f"pad: widths must not be negative; found {(low, high)}", hint="slice x instead")
         if isinstance(size, Batch) and (low or high):
-            raise ShapeError(f"pad: the batch axis of {x} cannot be padded", hint="bind the batch first: graph.bind(batch=...)")
+            raise ShapeError(
+                f"pad: the batch axis of {x} cannot be padded", hint="bind the batch first: graph.bind(batch=...)"
+            )
         widths.append((low, high))
     return {"widths": tuple(widths), "value": clean_number("pad", attrs["value"], x.dtype)}
 

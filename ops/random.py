@@ -1,7 +1,8 @@
 """Random numbers in a graph: random_uniform, random_normal, random_bernoulli, and dropout.
 
-A number depends on the seed, the stream's name, the step and the element's index in the whole array, and on nothing else: so it
-is the same however the graph is cut, and wherever its tiles run. Two values of one name, seed and shape are equal.
+A number depends on the seed, the stream's name, the step and the element's index in the whole array, and on nothing
+else: so it is the same however the graph is cut, and wherever its tiles run. Two values of one name, seed and shape are
+equal.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def _bernoulli_cpu(step: np.ndarray, out: np.ndarray, *, p: float, **attrs: Any)
     out[...] = drawn < p
 
 
-def _random(name: str, numbers: dict[str, Any], dtype: str, cpu: Callable[..., None], kinds: tuple[str, ...], flops: int) -> Op:
+def _random(
+    name: str, numbers: dict[str, Any], dtype: str, cpu: Callable[..., None], kinds: tuple[str, ...], flops: int
+) -> Op:
     return op(
         name=name,
         arity=1,
@@ -104,7 +107,7 @@ def _random(name: str, numbers: dict[str, Any], dtype: str, cpu: Callable[..., N
         tile=_tile,
         cost=lambda types, output, attrs: Cost(flops * output.nbytes),
         cpu=cpu,
-        doc=f"Numbers of the distribution {name.removeprefix('random_')}, drawn anew at each step; the input is the step.",
+        doc=f"Numbers of the distribution {name.removeprefix('random_')}, new at each step, which is the input.",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rainshed.ops.access import WHOLE, Access, Axis, Reach
+from rainshed.ops.access import WHOLE, Access, Axis, Reach, Role
 from rainshed.ops.broadcast import broadcast_to
 from rainshed.ops.elementwise import astype, equal, sqrt, square, where
 from rainshed.ops.errors import DTypeError, ShapeError
@@ -55,7 +55,7 @@ def reduce_access(combine: str | None) -> Callable[[Types, TensorType, Attrs], A
 
     def access(types: Types, output: TensorType, attrs: Attrs) -> Access:
         shape, axis = fixed(types[0].shape), attrs["axis"]
-        role = "sum" if combine else "whole"
+        role: Role = "sum" if combine else "whole"
         axes = tuple(Axis(f"b{i}", size, role if i in axis else "join") for i, size in enumerate(shape))
         reach = [Reach(i) for i in range(len(shape)) if i not in axis]
         if attrs["keepdims"]:

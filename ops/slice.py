@@ -1,4 +1,4 @@
-"""slice: every step-th element of each axis, forwards or backwards; and unslice, its gradient, which puts them back among zeros."""
+"""slice: every step-th element of each axis, forwards or backwards; and unslice, its gradient: them among zeros."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, op
 from rainshed.ops.types import Batch, Dim, Shape, TensorType, Type, fixed, shape_of
 
-# One axis: the elements of range(start, stop, step). On the batch axis start and stop count in B (0, B, 2B, ...), by step 1.
+# One axis: the elements of range(start, stop, step). On the batch axis start and stop are 0, B, 2B, ...; the step is 1.
 Cut = tuple[Dim, Dim, int]
 NOTHING: Cut = (0, 0, 1)
 
@@ -74,7 +74,8 @@ def _fixed_cuts(attrs: Attrs) -> list[tuple[int, int, int]]:
 def _key(start: Shape, stop: Shape, step: tuple[int, ...]) -> tuple[builtins.slice, ...]:
     """NumPy's form: a cut that runs backwards past index 0 has no stop there."""
     return tuple(
-        builtins.slice(a, None if c < 0 and b == -1 else b, c) for a, b, c in zip(fixed(start), fixed(stop), step, strict=True)
+        builtins.slice(a, None if c < 0 and b == -1 else b, c)
+        for a, b, c in zip(fixed(start), fixed(stop), step, strict=True)
     )
 
 
@@ -183,7 +184,9 @@ def _grad_back(node: Node, dy: Node) -> tuple[Node | None, ...]:
     return (slice_op(dy, **{name: node.attrs[name] for name in ("start", "stop", "step")}),)
 
 
-def _cpu_back(dy: np.ndarray, out: np.ndarray, *, shape: Shape, start: Shape, stop: Shape, step: tuple[int, ...]) -> None:
+def _cpu_back(
+    dy: np.ndarray, out: np.ndarray, *, shape: Shape, start: Shape, stop: Shape, step: tuple[int, ...]
+) -> None:
     out[...] = 0
     out[_key(start, stop, step)] = dy
 

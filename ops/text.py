@@ -254,7 +254,7 @@ def _node(reader: _Reader, nodes: Mapping[str, Node], ops: Mapping[str, Op]) -> 
     if name not in ops:
         raise reader.wrong(f"there is no op {name!r}")
     reader.take("mark", "(")
-    inputs = []
+    inputs: list[Node] = []
     while not reader.accept(")"):
         if inputs:
             reader.take("mark", ",")
@@ -262,7 +262,7 @@ def _node(reader: _Reader, nodes: Mapping[str, Node], ops: Mapping[str, Op]) -> 
         if value not in nodes:
             raise reader.wrong(f"{value} is used before it is defined")
         inputs.append(nodes[value])
-    attrs = {}
+    attrs: dict[str, Any] = {}
     if reader.accept("{"):
         while not reader.accept("}"):
             if attrs:

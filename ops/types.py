@@ -91,7 +91,7 @@ def size_of(shape: Shape) -> Dim:
     """Number of elements. Raises ShapeError where B occurs twice."""
     total: Dim = 1
     for dim in shape:
-        total = dim * total if isinstance(dim, Batch) else total * dim
+        total = dim * total if isinstance(total, int) else total * dim  # type: ignore[operator]  # B * B raises
     return total
 
 

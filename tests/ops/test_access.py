@@ -1,6 +1,9 @@
 """Which part of the inputs a tile needs, against closed forms: halos, strides, borders, and grids."""
 
+import itertools
+
 import pytest
+
 from rainshed.ops.access import (
     WHOLE,
     Access,
@@ -49,7 +52,9 @@ def test_interval_is_the_hull_of_what_is_touched(reach):
                 assert (low, high) == expected if expected else low == high, f"{first}:{last} of {size}"
 
 
-@pytest.mark.parametrize("kernel,stride,pad,dilation", [(3, 1, 1, 1), (5, 1, 2, 1), (3, 2, 1, 1), (2, 2, 0, 1), (3, 1, 2, 2)])
+@pytest.mark.parametrize(
+    "kernel,stride,pad,dilation", [(3, 1, 1, 1), (5, 1, 2, 1), (3, 2, 1, 1), (2, 2, 0, 1), (3, 1, 2, 2)]
+)
 def test_halo_of_a_window(kernel, stride, pad, dilation):
     """Output rows [a, b) need input rows [a s - p, (b - 1) s - p + (k - 1) d + 1), clipped to the image."""
     size = 32
@@ -61,13 +66,17 @@ def test_halo_of_a_window(kernel, stride, pad, dilation):
         needed = [reach.interval((cut,), size) for cut in cuts(axis, parts)]
         for (a, b), got in zip(cuts(axis, parts), needed, strict=True):
             assert got == (max(0, a * stride - pad), min(size, (b - 1) * stride - pad + span + 1))
-        overlap = [up[1] - down[0] for up, down in zip(needed[:-1], needed[1:], strict=True)]
+        overlap = [up[1] - down[0] for up, down in itertools.pairwise(needed)]
         assert all(rows == span + 1 - stride for rows in overlap), "the halo is the kernel's span less the stride"
 
 
 def test_bytes_of_a_matrix_product():
     access = matmul(input("a", (8, 6)), input("b", (6, 10))).access
-    assert [(axis.name, axis.size, axis.role) for axis in access.axes] == [("m", 8, "join"), ("n", 10, "join"), ("k", 6, "sum")]
+    assert [(axis.name, axis.size, axis.role) for axis in access.axes] == [
+        ("m", 8, "join"),
+        ("n", 10, "join"),
+        ("k", 6, "sum"),
+    ]
     for box in boxes(access, (2, 5, 3)):
         (m, n, k) = box
         assert access.regions(box, ((8, 6), (6, 10))) == ((m, k), (k, n))
@@ -80,12 +89,16 @@ def test_regions_of_other_ops():
     assert permute_dims(x, axes=(1, 0)).access.regions(((0, 3), (2, 4)), ((4, 6),)) == (((2, 4), (0, 3)),)
     assert flip(x, axis=0).access.regions(((0, 1), (2, 4)), ((4, 6),)) == (((3, 4), (2, 4)),)
     access = sum(x, axis=0).access
-    assert access.regions(((1, 2), (0, 3)), ((4, 6),)) == (((1, 2), (0, 3)),) and access.result(((1, 2), (0, 3)), (6,)) == ((0, 3),)
+    assert access.regions(((1, 2), (0, 3)), ((4, 6),)) == (((1, 2), (0, 3)),) and access.result(
+        ((1, 2), (0, 3)), (6,)
+    ) == ((0, 3),)
     rows = reshape(x, shape=(2, 2, 6)).access
     assert rows.regions(((1, 2), (0, 2), (0, 6)), ((4, 6),)) == (((2, 4), (0, 6)),)
 
 
-@pytest.mark.parametrize("size,step,parts", [(10, 1, 3), (10, 4, 2), (10, 4, 9), (7, 1, 7), (7, 1, 20), (0, 1, 3), (1, 1, 1)])
+@pytest.mark.parametrize(
+    "size,step,parts", [(10, 1, 3), (10, 4, 2), (10, 4, 9), (7, 1, 7), (7, 1, 20), (0, 1, 3), (1, 1, 1)]
+)
 def test_cuts(size, step, parts):
     axis = Axis("x", size, step=step)
     found = cuts(axis, parts)

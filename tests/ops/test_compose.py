@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from laws import check_op, f32, f64, i64
+
 from rainshed.ops import compose
 from rainshed.ops.errors import RainshedError
 from rainshed.ops.evaluate import evaluate, evaluate_nodes
@@ -18,7 +19,13 @@ def value(node):
 
 @pytest.mark.parametrize("low,high", [(-0.5, 0.5), (None, 0.2), (0.1, None), (None, None)])
 def test_clip(low, high):
-    check_op(compose.clip, f64(3, 4), min=low, max=high, reference=lambda x: x if low is high is None else np.clip(x, low, high))
+    check_op(
+        compose.clip,
+        f64(3, 4),
+        min=low,
+        max=high,
+        reference=lambda x: x if low is high is None else np.clip(x, low, high),
+    )
 
 
 def test_clip_by_values():
@@ -29,7 +36,9 @@ def test_clip_by_values():
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool"])
 def test_filled(dtype):
     for name in ("zeros", "ones"):
-        np.testing.assert_array_equal(value(getattr(compose, name)((2, 3), dtype)), getattr(np, name)((2, 3), dtype), strict=True)
+        np.testing.assert_array_equal(
+            value(getattr(compose, name)((2, 3), dtype)), getattr(np, name)((2, 3), dtype), strict=True
+        )
         like = getattr(compose, f"{name}_like")(input("x", (2, 3)), dtype)
         np.testing.assert_array_equal(value(like), getattr(np, name)((2, 3), dtype), strict=True)
     np.testing.assert_array_equal(value(compose.eye(3, 4, k=1, dtype=dtype)), np.eye(3, 4, 1, dtype), strict=True)
@@ -51,7 +60,9 @@ def test_the_batch_axis():
 
 @pytest.mark.parametrize("given", [(5,), (2, 9), (9, 2, -3), (0.0, 1.0, 0.25), (3, 3)])
 def test_arange(given):
-    np.testing.assert_array_equal(value(compose.arange(*given)), np.arange(*given).astype(np.float32 if 0.25 in given else np.int64), strict=True)
+    np.testing.assert_array_equal(
+        value(compose.arange(*given)), np.arange(*given).astype(np.float32 if 0.25 in given else np.int64), strict=True
+    )
 
 
 def test_linspace():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from laws import boolean, check_op, f32, f64, i32, i64
+
 from rainshed.ops.access import boxes
 from rainshed.ops.errors import DataError, DTypeError, RainshedError
 from rainshed.ops.evaluate import evaluate, evaluate_nodes
@@ -37,7 +38,14 @@ def added(values, indices, axis, size):
 
 @pytest.mark.parametrize(
     "values,shape,axis",
-    [((5, 3), (5,), 0), ((3, 5), (5,), 1), ((2, 3, 4), (2, 3), 0), ((4, 2, 3, 2), (2, 3), 1), ((3, 2), (), 1), ((0, 3), (0,), 0)],
+    [
+        ((5, 3), (5,), 0),
+        ((3, 5), (5,), 1),
+        ((2, 3, 4), (2, 3), 0),
+        ((4, 2, 3, 2), (2, 3), 1),
+        ((3, 2), (), 1),
+        ((0, 3), (0,), 0),
+    ],
 )
 def test_scatter_add(values, shape, axis):
     indices = i64(*shape, low=0, high=6)
@@ -127,23 +135,23 @@ def test_the_batch_axis_stays_free():
 
 
 X = input("x", (3, 4))
-I = input("i", (3,), "int64")
+IDS = input("i", (3,), "int64")
 
 
 @pytest.mark.parametrize(
     "build,text",
     [
-        (lambda: take(X, I), "takes one axis"),
-        (lambda: take(X, I, axis=2), "no axis 2"),
+        (lambda: take(X, IDS), "takes one axis"),
+        (lambda: take(X, IDS, axis=2), "no axis 2"),
         (lambda: take(X, X, axis=0), "int32 or int64"),
-        (lambda: take_along_axis(X, I), "differ in more than axis 1"),
-        (lambda: scatter_add(X, I, axis=1, size=5), "do not have the axes"),
-        (lambda: scatter_add(X, I, size=-1), "a size is a whole number"),
-        (lambda: scatter_add(X, I, size=3, base=1), "needs `whole`"),
-        (lambda: scatter_add(X, I, size=3, base=1, whole=3), "not among 3"),
-        (lambda: scatter_add_along_axis(X, I, size=3), "do not have the shape"),
+        (lambda: take_along_axis(X, IDS), "differ in more than axis 1"),
+        (lambda: scatter_add(X, IDS, axis=1, size=5), "do not have the axes"),
+        (lambda: scatter_add(X, IDS, size=-1), "a size is a whole number"),
+        (lambda: scatter_add(X, IDS, size=3, base=1), "needs `whole`"),
+        (lambda: scatter_add(X, IDS, size=3, base=1, whole=3), "not among 3"),
+        (lambda: scatter_add_along_axis(X, IDS, size=3), "do not have the shape"),
         (lambda: one_hot(X, 3), "int32 or int64"),
-        (lambda: one_hot(I, 2.5), "a size is a whole number"),
+        (lambda: one_hot(IDS, 2.5), "a size is a whole number"),
     ],
 )
 def test_errors(build, text):
@@ -154,4 +162,4 @@ def test_errors(build, text):
 
 def test_bools_cannot_be_added_up():
     with pytest.raises(DTypeError):
-        scatter_add(input("b", (3, 4), "bool"), I, size=3)
+        scatter_add(input("b", (3, 4), "bool"), IDS, size=3)

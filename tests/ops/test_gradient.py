@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from laws import check_gradient, f32, f64
+
 from rainshed.ops.elementwise import astype, exp, floor, sin, where
 from rainshed.ops.errors import GraphError
 from rainshed.ops.evaluate import evaluate, evaluate_nodes
@@ -87,7 +88,12 @@ def test_a_tuple_that_the_loss_does_not_reach():
 
 def test_the_loss_is_one_float_number():
     x = input("x", (3,))
-    for loss, found in [(x, "f32\\[3\\]"), (argmax(x, axis=0), "i64\\[\\]"), (sin_cos(x), "\\(f32\\[3\\], f32\\[3\\]\\)"), (sum(x) > 0, "bool\\[\\]")]:
+    for loss, found in [
+        (x, "f32\\[3\\]"),
+        (argmax(x, axis=0), "i64\\[\\]"),
+        (sin_cos(x), "\\(f32\\[3\\], f32\\[3\\]\\)"),
+        (sum(x) > 0, "bool\\[\\]"),
+    ]:
         with pytest.raises(GraphError, match=f"a loss is one float number; found {found}") as caught:
             gradients(loss, [x])
         assert "test_gradient.py" in caught.value.detail["built at"]
@@ -145,7 +151,9 @@ def test_gradients_name_the_users_line():
 
 
 def test_a_wrong_gradient_is_found_at_once():
-    bad = op(name="bad", arity=1, infer=lambda types, attrs: types[0], grad=lambda node, dy: (sum(dy),), cpu=_sin_cos_cpu)
+    bad = op(
+        name="bad", arity=1, infer=lambda types, attrs: types[0], grad=lambda node, dy: (sum(dy),), cpu=_sin_cos_cpu
+    )
     x = input("x", (3,))
     with pytest.raises(GraphError, match="the gradient of bad for f32\\[3\\] has type f32\\[\\]"):
         gradients(sum(bad(x)), [x])

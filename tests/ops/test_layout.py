@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from laws import boolean, check_op, f32, f64, i64
+
 from rainshed.ops import layout
 from rainshed.ops.errors import DTypeError, RainshedError, ShapeError
 from rainshed.ops.evaluate import evaluate, evaluate_nodes
@@ -99,7 +100,9 @@ def test_tile(reps):
 @pytest.mark.parametrize("source,destination", [(0, 2), (2, 0), (-1, 1), ((0, 1), (1, 2)), ((2, 0), (0, 1))])
 def test_moveaxis(source, destination):
     check_op(
-        lambda x: layout.moveaxis(x, source, destination), f64(2, 3, 4), reference=lambda x: np.moveaxis(x, source, destination)
+        lambda x: layout.moveaxis(x, source, destination),
+        f64(2, 3, 4),
+        reference=lambda x: np.moveaxis(x, source, destination),
     )
 
 

@@ -1,10 +1,11 @@
-"""Random values: a tile is the same region of the whole, bit for bit; other streams, seeds and steps give other numbers."""
+"""Random values: a tile is the same region of the whole, bit for bit; other names, seeds and steps give others."""
 
 import itertools
 
 import numpy as np
 import pytest
 from laws import check_op, check_split, check_text, f32, f64
+
 from rainshed.ops.access import boxes
 from rainshed.ops.errors import RainshedError
 from rainshed.ops.evaluate import evaluate, evaluate_nodes
@@ -84,7 +85,10 @@ def test_philox_is_philox():
     """The known answers of Random123 for philox4x32-10: counter and key all zero, and all ones."""
     assert [int(w[0]) for w in philox(np.zeros(1, np.uint64), 0, (0, 0))] == [0x6627E8D5, 0xE169C58D]
     ones = 2**64 - 1
-    assert [int(w[0]) for w in philox(np.array([ones], np.uint64), ones, (2**32 - 1, 2**32 - 1))] == [0x408F276D, 0x41C83B0E]
+    assert [int(w[0]) for w in philox(np.array([ones], np.uint64), ones, (2**32 - 1, 2**32 - 1))] == [
+        0x408F276D,
+        0x41C83B0E,
+    ]
 
 
 def test_the_batch_axis_stays_free():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from laws import check_op, f32, f64
+
 from rainshed.ops.access import boxes
 from rainshed.ops.errors import DataError, RainshedError
 from rainshed.ops.evaluate import evaluate, evaluate_nodes, initial_value
@@ -41,7 +42,8 @@ def test_a_part_of_a_variable_starts_as_that_part_of_the_whole(kind, dtype):
 
 def test_initial_values_follow_seed_and_name():
     values = [
-        initial_value(variable(name, (50,), init=INITS["normal"]), seed) for name, seed in (("a", 0), ("b", 0), ("a", 1))
+        initial_value(variable(name, (50,), init=INITS["normal"]), seed)
+        for name, seed in (("a", 0), ("b", 0), ("a", 1))
     ]
     assert not np.array_equal(values[0], values[1]) and not np.array_equal(values[0], values[2])
     assert abs(initial_value(variable("n", (100, 100), init=INITS["normal"]), 0).std() - 2) < 0.05
@@ -50,7 +52,9 @@ def test_initial_values_follow_seed_and_name():
 
 
 def test_other_element_types():
-    np.testing.assert_array_equal(initial_value(variable("n", (2,), "int32", init=7), 0), np.array([7, 7], np.int32), strict=True)
+    np.testing.assert_array_equal(
+        initial_value(variable("n", (2,), "int32", init=7), 0), np.array([7, 7], np.int32), strict=True
+    )
     np.testing.assert_array_equal(initial_value(variable("t", (1,), "bool", init=True), 0), [True], strict=True)
     np.testing.assert_array_equal(initial_value(variable("s", (), init=1.5), 0), np.float32(1.5))
 
@@ -79,7 +83,14 @@ def test_a_part_of_a_constant():
 
 
 def test_constants_and_their_types():
-    for value, text in [(1.5, "f32[]"), (3, "i64[]"), (True, "bool[]"), ([[1, 2]], "i64[1, 2]"), (f64(2), "f64[2]"), (f32(2), "f32[2]")]:
+    for value, text in [
+        (1.5, "f32[]"),
+        (3, "i64[]"),
+        (True, "bool[]"),
+        ([[1, 2]], "i64[1, 2]"),
+        (f64(2), "f64[2]"),
+        (f32(2), "f32[2]"),
+    ]:
         assert str(constant(value).type) == text
     assert str(constant(3, "float64").type) == "f64[]"
     array = f32(3)

@@ -1,8 +1,11 @@
 """The text form: what is printed can be read back, and what cannot be read is refused with its line."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from laws import f32, f64, i64, rng
+
 from rainshed.ops import CATALOGUE
 from rainshed.ops.compose import eye
 from rainshed.ops.errors import GraphError, ParseError, RainshedError
@@ -67,7 +70,8 @@ def test_a_model_comes_back_the_same():
 
 
 ARRAYS = [
-    f32(3, 2), f64(2), f32(5, 7), f64(40), i64(3), i64(6, 6), np.array([True, False]), np.zeros((40,), bool), np.float32(2.5),
+    f32(3, 2), f64(2), f32(5, 7), f64(40), i64(3), i64(6, 6), np.array([True, False]), np.zeros((40,), bool),
+    np.float32(2.5),
     np.zeros((0, 3), np.float32), np.array([np.inf, -np.inf, np.nan]), np.array([2**63 - 1, -(2**63)]), np.int32(-7),
     np.array([1e-45, 3.4028235e38], np.float32), np.array([0.1, 1e-300, -0.0]),
 ]  # fmt: skip
@@ -91,7 +95,20 @@ def test_inits(init):
     np.testing.assert_array_equal(got.values, node.attrs["init"].values)
 
 
-STRINGS = ["a", "a b", "ein Öl", 'say "x"', "back\\slash", "\\n", "line\nbreak", "\r\n", "a\u2028b\x0c\x1cc", "# no comment", "{x=1} : f32[2] @ w", "%1"]
+STRINGS = [
+    "a",
+    "a b",
+    "ein Öl",
+    'say "x"',
+    "back\\slash",
+    "\\n",
+    "line\nbreak",
+    "\r\n",
+    "a\u2028b\x0c\x1cc",
+    "# no comment",
+    "{x=1} : f32[2] @ w",
+    "%1",
+]
 
 
 @pytest.mark.parametrize("text", STRINGS, ids=ascii)
@@ -103,7 +120,8 @@ def test_strings(text):
 def test_attribute_values():
     for value, text in [
         (None, "None"), (True, "True"), (3, "3"), (-3, "-3"), (1e-05, "1e-05"), (float("-inf"), "-inf"), (2.0, "2.0"),
-        (Batch(), "B"), (Batch(3), "3B"), (float32, "f32"), (int64, "i64"), (bool_, "bool"), ((1, (2, 3), ()), "[1, [2, 3], []]"),
+        (Batch(), "B"), (Batch(3), "3B"), (float32, "f32"), (int64, "i64"), (bool_, "bool"),
+        ((1, (2, 3), ()), "[1, [2, 3], []]"),
         (np.float32(0.5), "0.5"), (np.int64(4), "4"), ([1, None], "[1, None]"),
     ]:  # fmt: skip
         assert attr_text(value) == text
@@ -148,6 +166,9 @@ HEAD = 'graph {\n  %0 = input() {name="x", shape=[2], dtype=f32} : f32[2]\n'
         ("  %1 = constant() {value=array float32 [3] [0.0]} : f32[3]", "bad array"),
         ('  %1 = constant() {value=array float32 [3] "!"} : f32[3]', "bad array"),
         ('  %1 = constant() {value="text"} : f32[3]', "not an element type"),
+        ("  %1 = reshape(%0) {shape=" + "[" * 5000, "nested deeper"),
+        ("  %1 = reshape(%0) {shape=[" + "9" * 5000 + "]}", "more than 400 digits"),
+        ("  %1 = reshape(%0) {shape=[0B]}", "not a size"),
         ("  output y = %9", "not defined"),
         ("  output y = %0\n  output y = %0", "named twice"),
         ("  loss z", "not an output"),
@@ -172,7 +193,28 @@ def _mutated(text, random):
     long = int(random.integers(1, 12))
     lines = text.split("\n")
     i, j = (int(n) for n in random.integers(1, len(lines) - 1, 2))
-    pieces = ["None", "-1", "[[", "]", '"', "B", "7B", "nan", "1e999", "%3", "99999999999999999999", "array", "init", "\\", "{", "\x00", "f32", "-", "[0, 1]", "''"]
+    pieces = [
+        "None",
+        "-1",
+        "[[",
+        "]",
+        '"',
+        "B",
+        "7B",
+        "nan",
+        "1e999",
+        "%3",
+        "99999999999999999999",
+        "array",
+        "init",
+        "\\",
+        "{",
+        "\x00",
+        "f32",
+        "-",
+        "[0, 1]",
+        "''",
+    ]
     match int(random.integers(7)):
         case 0:
             return text[:at] + text[at + long :]
@@ -191,11 +233,13 @@ def _mutated(text, random):
             return text[:k] + str(random.integers(-2, 12)) + text[k + 1 :]
         case _:
             parts = lines[i].split("=")
-            parts[-1 if len(parts) < 3 else int(random.integers(2, len(parts)))] = pieces[random.integers(len(pieces))] + "}"
+            parts[-1 if len(parts) < 3 else int(random.integers(2, len(parts)))] = (
+                pieces[random.integers(len(pieces))] + "}"
+            )
             return "\n".join([*lines[:i], "=".join(parts), *lines[i + 1 :]])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_damaged_text_is_refused_or_still_a_graph(seed):
     """Never another exception than ours, and what is read without one prints again."""
     random, texts = rng("damage", seed), [graph_text(model()), graph_text(model().bind(batch=3))]
@@ -213,8 +257,20 @@ def test_damaged_text_is_refused_or_still_a_graph(seed):
 
 def test_any_attribute_may_be_damaged():
     """Every attribute of every op with every sort of value: refused in our own words, or taken."""
-    x = input("x", (4, 4))
-    values = ["None", "-1", "2.5", "True", '"a"', "B", "f32", "[]", "[0]", "[[0, 4], [0, 4]]", "[None]", "array float32 [1] [0.0]"]
+    values = [
+        "None",
+        "-1",
+        "2.5",
+        "True",
+        '"a"',
+        "B",
+        "f32",
+        "[]",
+        "[0]",
+        "[[0, 4], [0, 4]]",
+        "[None]",
+        "array float32 [1] [0.0]",
+    ]
     for op in CATALOGUE.values():
         if op.name == "pick":
             continue
@@ -223,10 +279,8 @@ def test_any_attribute_may_be_damaged():
                 lines = ['%0 = input() {name="x", shape=[4, 4], dtype=f32} : f32[4, 4]']
                 inputs = ", ".join(["%0"] * (op.arity if op.arity is not None else 2))
                 lines.append(f"%1 = {op.name}({inputs}) {{{name}={value}}} : f32[4, 4]")
-                with pytest.raises(ParseError):
+                with suppress(ParseError):
                     parse("\n".join(["graph {", *lines, "output y = %1", "}"]), CATALOGUE)
-                    raise ParseError("taken")
-    assert x.shape == (4, 4)
 
 
 def test_errors_are_ours():

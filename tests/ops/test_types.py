@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from rainshed.ops.errors import DTypeError, ShapeError
 from rainshed.ops.source import input
 from rainshed.ops.types import (
@@ -35,7 +36,9 @@ def test_names_of_a_type(dtype):
     assert dtype_of({"float": float, "int": int, "bool": bool}[dtype.kind]) in (float64, int64, bool_)
 
 
-@pytest.mark.parametrize("value", [None, "complex64", "a", "f4,f4", np.complex64, np.uint8, "object", object(), 5, [], ()], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, "complex64", "a", "f4,f4", np.complex64, np.uint8, "object", object(), 5, [], ()], ids=repr
+)
 def test_what_is_no_type(value):
     with pytest.raises(DTypeError, match="not an element type"):
         dtype_of(value)
@@ -61,7 +64,9 @@ def test_batch():
         fixed((Batch(), 3))
 
 
-@pytest.mark.parametrize("value,shape", [((), ()), ([2, 3], (2, 3)), (4, (4,)), ((None, 2), (Batch(), 2)), (np.int64(3), (3,))])
+@pytest.mark.parametrize(
+    "value,shape", [((), ()), ([2, 3], (2, 3)), (4, (4,)), ((None, 2), (Batch(), 2)), (np.int64(3), (3,))]
+)
 def test_shape_of(value, shape):
     assert shape_of("op", value) == shape
     assert all(type(dim) in (int, Batch) for dim in shape_of("op", value))
