@@ -1,0 +1,1 @@
+"""From a plan to numbers: dispatcher, executor, transports, parameter server, cluster back ends, traces."""

@@ -1,0 +1,116 @@
+"""Instructions as callables that need no argument: op looked up, attributes parsed, arrays bound, once per program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rainshed.compiler.plan import Assign, Program, Run, Value
+from rainshed.ops.access import Box
+from rainshed.ops.errors import KernelError, PlanError, RainshedError
+from rainshed.ops.ir import Attrs, Node
+from rainshed.ops.op import Op
+from rainshed.ops.source import input_op
+from rainshed.ops.text import parse_attr
+from rainshed.ops.types import TensorType, TupleType, dtype_of
+from rainshed.runtime.buffers import Array, Buffers
+
+Call = Callable[[], object]
+
+
+def type_of(value: Value) -> TensorType:
+    return TensorType(dtype_of(value.dtype), value.shape)
+
+
+class Kernels:
+    """Makes the calls of one program.
+
+    Raises  PlanError, from `call`, if an op is not in `ops`, or would refuse this instruction
+    """
+
+    def __init__(self, program: Program, buffers: Buffers, ops: Mapping[str, Op]) -> None:
+        self._program = program
+        self._arrays = buffers.arrays
+        self._ops = ops
+        self._attrs: dict[object, Attrs] = {}  # instructions that differ in their arrays only are checked once
+
+    def call(self, i: int) -> Call:
+        """The call of a Run or an Assign."""
+        instruction = self._program.instructions[i]
+        if isinstance(instruction, Assign):
+            return self._assign(instruction, i)
+        if not isinstance(instruction, Run):
+            raise PlanError(f"{self._where(i)}: {type(instruction).__name__} has no kernel")
+        op = self._ops.get(instruction.op)
+        if op is None:
+            raise PlanError(f"{self._where(i)}: there is no op {instruction.op!r}")
+        attrs = self._checked_attrs(i, op, instruction)
+        outs = tuple(self._arrays[v] for v in instruction.outputs)
+        inputs = [self._arrays[v] for v in instruction.inputs]
+        return partial(op.cpu, *inputs, outs[0] if len(outs) == 1 else outs, **attrs)
+
+    def error(self, i: int, error: Exception) -> RainshedError:
+        """What the kernel of instruction `i` raised, with op, machine and the user's line."""
+        run = self._program.instructions[i]
+        name = run.op if isinstance(run, Run) else "assign"
+        detail: dict[str, object] = {"machine": self._program.machine}
+        if isinstance(run, Run):
+            detail["inputs"] = ", ".join(str(type_of(self._program.values[v])) for v in run.inputs) or "none"
+            detail["layer"] = run.scope or None
+            detail["built_at"] = run.line or None
+        if isinstance(error, RainshedError):
+            # Its own words, and what it does not say yet.
+            return type(error)(error.message, **{**detail, **error.detail})
+        return KernelError(f"{name}: its kernel raised {type(error).__name__}: {error}", **detail)
+
+    def _assign(self, assign: Assign, i: int) -> Call:
+        values = self._program.values
+        old, new = type_of(values[assign.variable]), type_of(values[assign.value])
+        if old != new:
+            raise PlanError(f"{self._where(i)}: variable {old} is given a value {new}")
+        return partial(np.copyto, self._arrays[assign.variable], self._arrays[assign.value])
+
+    def _checked_attrs(self, i: int, op: Op, run: Run) -> Attrs:
+        """The attributes, all of them, in the form that the kernel takes; the op has checked the instruction."""
+        values = self._program.values
+        inputs = tuple(type_of(values[v]) for v in run.inputs)
+        outputs = tuple(type_of(values[v]) for v in run.outputs)
+        key = (op.name, inputs, outputs, tuple(run.attrs.items()))
+        if key not in self._attrs:
+            try:
+                node = op.make(
+                    tuple(_leaf(t) for t in inputs), {name: parse_attr(text) for name, text in run.attrs.items()}
+                )
+            except RainshedError as error:
+                where = {**error.detail, "built_at": run.line or None}
+                raise PlanError(f"{self._where(i)}: {error.message}", **where) from None
+            made = node.type.items if isinstance(node.type, TupleType) else (node.type,)
+            if made != outputs:
+                found, planned = ", ".join(map(str, made)), ", ".join(map(str, outputs))
+                raise PlanError(
+                    f"{self._where(i)}: {op.name} makes {found}; planned is {planned}", built_at=run.line or None
+                )
+            self._attrs[key] = node.attrs
+        return self._attrs[key]
+
+    def _where(self, i: int) -> str:
+        return f"instruction {i} of {self._program.machine}"
+
+
+def _leaf(type: TensorType) -> Node:
+    return input_op.make((), {"name": "x", "shape": type.shape, "dtype": type.dtype})
+
+
+def slices(box: Box) -> tuple[slice, ...]:
+    """The box as an index of a NumPy array."""
+    return tuple(slice(low, high) for low, high in box)
+
+
+def part_of(whole: Array, box: Box) -> Array:
+    """The region `box` of an array, not copied; for a scalar it is an array, too."""
+    index: tuple[Any, ...] = (*slices(box), ...)
+    part: Array = whole[index]
+    return part

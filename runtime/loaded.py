@@ -1,0 +1,149 @@
+"""A program loaded on its machine: its arrays and its calls, and what is put into them and taken out between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from rainshed.compiler.plan import Assign, Feed, Program, Recv, Run, Send, Variable
+from rainshed.ops.access import Box, box_shape
+from rainshed.ops.errors import DataError, PlanError, UsageError
+from rainshed.ops.init import Init
+from rainshed.ops.op import Op
+from rainshed.ops.text import parse_attr
+from rainshed.runtime.buffers import Array, Buffers
+from rainshed.runtime.dispatch import is_static
+from rainshed.runtime.kernels import Call, Kernels, part_of, type_of
+from rainshed.runtime.wire import array_payload
+
+Feeds = Mapping[str, Any]  # input -> the whole array, or a function from a box to that part of it
+PartKey = tuple[str, Box]
+
+BIG_S: Final = 30e-6  # a kernel that takes longer is worth waking a thread for what else is ready
+
+
+class Loaded:
+    """Memory and calls of one program; the constants are computed. No threads: its user lets one step run at a time.
+
+    calls     of each instruction; None: not a kernel, or a constant
+    big       whether the plan expects an instruction to take longer than BIG_S
+    payloads  of each send
+    arrivals  key of a transfer -> the instruction that receives it, and the value
+    Raises    PlanError for a program that cannot run here; KernelError if a constant cannot be computed
+    """
+
+    def __init__(self, program: Program, ops: Mapping[str, Op]) -> None:
+        self.program = program
+        self.buffers = Buffers(program)
+        self.arrays = self.buffers.arrays
+        self.kernels = Kernels(program, self.buffers, ops)
+        n = len(program.instructions)
+        self.calls: list[Call | None] = [None] * n
+        self.big = [False] * n
+        self.payloads: dict[int, memoryview] = {}
+        self.arrivals: dict[int, tuple[int, int]] = {}
+        self._parts = {(v.name, v.box): v for v in program.variables}
+        # Outputs that are variables which the step changes: what is asked for is the value at its start.
+        assigned = {i.variable for i in program.instructions if isinstance(i, Assign)}
+        self._old = {o.value: np.empty_like(self.arrays[o.value]) for o in program.outputs if o.value in assigned}
+        self._bind()
+
+    def _bind(self) -> None:
+        for i, instruction in enumerate(self.program.instructions):
+            match instruction:
+                case Run() | Assign():
+                    call = self.kernels.call(i)
+                    if is_static(self.program, instruction):
+                        self._run_once(i, call)
+                    else:
+                        self.calls[i] = call
+                        self.big[i] = isinstance(instruction, Run) and instruction.seconds > BIG_S
+                case Send(value=value):
+                    self.payloads[i] = array_payload(self.arrays[value])
+                case Recv(value=value, key=key):
+                    self.arrivals[key] = (i, value)
+
+    def _run_once(self, i: int, call: Call) -> None:
+        try:
+            call()
+        except Exception as error:
+            raise self.kernels.error(i, error) from error
+
+    # -- variables ----
+
+    def set_variable(self, name: str, box: Box, array: Any) -> None:
+        """Give a part of a variable its value: of exactly its shape and element type. Raises DataError."""
+        part = self._part(name, box)
+        target, given = self.arrays[part.value], np.asarray(array)
+        if given.shape != target.shape or given.dtype != target.dtype:
+            expected = type_of(self.program.values[part.value])
+            raise DataError(f"variable {name!r}{text_of(box)} is {expected}; found {given.dtype}{list(given.shape)}")
+        np.copyto(target, given)
+
+    def get_variable(self, name: str, box: Box) -> Array:
+        """A copy of a part of a variable that this machine owns."""
+        return self.arrays[self._part(name, box).value].copy()
+
+    def init_variables(self, seed: int) -> None:
+        """Give every variable its first value: the same numbers however it is split."""
+        for v in self.program.variables:
+            init = parse_attr(v.init)
+            if not isinstance(init, Init):
+                raise PlanError(f"variable {v.name!r}: {v.init[:80]!r} is no initial value")
+            offset = tuple(low for low, _ in v.box)
+            init.fill(self.arrays[v.value], seed=seed, name=v.name, whole=v.whole, offset=offset)
+
+    def _part(self, name: str, box: Box) -> Variable:
+        part = self._parts.get((name, tuple(box)))
+        if part is None:
+            own = ", ".join(f"{n}{text_of(b)}" for n, b in self._parts) or "none"
+            raise UsageError(f"{self.program.machine} does not own variable {name!r}{text_of(box)}", owns=own)
+        return part
+
+    # -- what goes into a step, and comes out ----
+
+    def feed(self, step: int, feeds: Feeds) -> None:
+        """Put the inputs and the step's number in their places. Raises DataError."""
+        for feed in self.program.feeds:
+            np.copyto(self.arrays[feed.value], self._fed_part(feed, feeds))
+        if self.program.step_value >= 0:
+            self.arrays[self.program.step_value][...] = step
+        for value, old in self._old.items():
+            np.copyto(old, self.arrays[value])
+
+    def check_feeds(self, feeds: Feeds) -> None:
+        """Raises DataError unless the arrays of `feeds` are what this machine reads; functions are not called."""
+        for feed in self.program.feeds:
+            if not callable(feeds.get(feed.name)):
+                self._fed_part(feed, feeds)
+
+    def outputs(self, *, copy: bool) -> dict[PartKey, Array]:
+        found = {(o.name, o.box): self._old.get(o.value, self.arrays[o.value]) for o in self.program.outputs}
+        return {key: array.copy() for key, array in found.items()} if copy else found
+
+    def _fed_part(self, feed: Feed, feeds: Feeds) -> Array:
+        name, box = feed.name, feed.box
+        if name not in feeds:
+            raise DataError(f"input {name!r} was not given", given=", ".join(feeds) or "none")
+        expected = type_of(self.program.values[feed.value])
+        given = feeds[name]
+        array: Array
+        if callable(given):
+            array = np.asarray(given(box))
+        else:
+            array = np.asarray(given)
+            if array.ndim != len(box) or any(high > n for (_, high), n in zip(box, array.shape, strict=True)):
+                raise DataError(f"input {name!r}: {text_of(box)} of it is read; found shape {list(array.shape)}")
+            array = part_of(array, box)
+        if array.dtype != expected.dtype.numpy:
+            raise DataError(f"input {name!r} is {expected.dtype}; found element type {array.dtype}")
+        if array.shape != box_shape(box):
+            raise DataError(f"input {name!r}{text_of(box)} is {expected}; found shape {list(array.shape)}")
+        return array
+
+
+def text_of(box: Sequence[Sequence[int]] | None) -> str:
+    """A region as an index: [0:64, 10:20]."""
+    return "" if not box else "[" + ", ".join(f"{low}:{high}" for low, high in box) + "]"
