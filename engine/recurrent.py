@@ -12,7 +12,7 @@ from typing import Any
 
 from rainshed.engine.graph import variable
 from rainshed.engine.init import glorot_uniform, start
-from rainshed.engine.layers import known_size, layer, positive
+from rainshed.engine.scopes import known_size, layer, positive
 from rainshed.ops.elementwise import sigmoid, tanh
 from rainshed.ops.ir import Node, scope
 from rainshed.ops.layout import stack, unstack
