@@ -16,7 +16,7 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
     """Predicted seconds, bytes and memory of one step, for the whole and per machine."""
     by_key = {t.key: t for t in transfers}
     finish = _run(programs, by_key, cluster)
-    compute = {p.machine: sum(i.seconds for i in p.instructions if isinstance(i, Run)) for p in programs}
+    compute = {p.machine: sum((i.seconds for i in p.instructions if isinstance(i, Run)), 0.0) for p in programs}
     into = dict.fromkeys(compute, 0)
     out = dict.fromkeys(compute, 0)
     for t in transfers:

@@ -6,13 +6,15 @@ a message: write its struct in the section it belongs to, with bounded fields, a
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name: TypeAlias = Annotated[str, Meta(max_length=255)]
 Text: TypeAlias = Annotated[str, Meta(max_length=8192)]
+
+Numbers: TypeAlias = Annotated[tuple[Annotated[int, Meta(ge=0, le=2**20)], ...], Meta(max_length=2**14)]
 
 
 class Said(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -27,6 +29,25 @@ class Value(Said, frozen=True):
 
     step: Count
     key: Count
+
+
+class Finished(Said, frozen=True):
+    """The sender has ended this step. Said to machines that it only receives from, so that they do not run away."""
+
+    step: Count
+
+
+class Ping(Said, frozen=True):
+    """What time is it at your end? `sent_ns` of time.perf_counter_ns."""
+
+    sent_ns: Count
+
+
+class Pong(Said, frozen=True):
+    """The answer: the question's own time, and the answerer's clock."""
+
+    sent_ns: Count
+    clock_ns: Count
 
 
 # -- control ----------------------------------------------------------------------------------------------------------
@@ -50,16 +71,31 @@ class Join(Said, frozen=True):
     hostname: Name
 
 
-class Assign(Said, frozen=True):
-    """The coordinator gives a process its machine in the plan and the others' addresses. Payload: the plan's JSON."""
+class Order(Said, frozen=True):
+    """The coordinator tells a process to do something: `what` is a task of its table. Payload: a document."""
 
-    machine: Name
-    replica: Count
-    addresses: dict[Name, Name]
+    request: Count
+    what: Name
 
 
-class Ready(Said, frozen=True):
-    """The process has loaded its plan and reached its peers."""
+class Done(Said, frozen=True):
+    """The order is carried out. Payload: a document."""
+
+    request: Count
+
+
+class Refused(Said, frozen=True):
+    """The order failed: the error's stable code and its text; the process is as it was, or has stopped its step."""
+
+    request: Count
+    code: Name
+    text: Text
+
+
+class Report(Said, frozen=True):
+    """What a process tells while it carries out a long order. Payload: a document."""
+
+    kind: Name
 
 
 class Stop(Said, frozen=True):
@@ -85,9 +121,102 @@ class Heartbeat(Said, frozen=True):
 
 
 # -- parameters -------------------------------------------------------------------------------------------------------
+# Parts are named by their numbers in the shard's layout (runtime/params/layout.py), rising; a payload holds their raw
+# bytes, part behind part, field behind field.
 
 
-Message: TypeAlias = Value | Bye | Join | Assign | Ready | Stop | Failed | Heartbeat
+class Attach(Said, frozen=True):
+    """The first message to a shard on a connection: the layout that numbers refer to, and the last push known done."""
+
+    layout: Name
+    acked: Count
+
+
+class Attached(Said, frozen=True):
+    """The shard, and which push of the sender it applied last: those behind it are due."""
+
+    shard: Count
+    applied_seq: Count
+
+
+class Push(Said, frozen=True):
+    """Gradients, computed from parameters of version `based_on`. Identity: (job, sender, incarnation, shard, seq)."""
+
+    seq: Count
+    based_on: Count
+    parts: Numbers
+
+
+class PushAck(Said, frozen=True):
+    """What became of a push, told after it is done; all up to `applied_seq` are done. `staleness` is in versions."""
+
+    seq: Count
+    applied_seq: Count
+    version: Count
+    staleness: Count
+    outcome: Literal["applied", "dup", "gap", "stale", "too_old", "nonfinite", "abort"]
+    text: Text = ""
+
+
+class Fetch(Said, frozen=True):
+    """Asks for parts: of each field ("w", or a slot of the rule), all of one moment. Answered when all have values."""
+
+    request: Count
+    parts: Numbers
+    fields: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=16)] = ("w",)
+
+
+class Params(Said, frozen=True):
+    """The parts that a Fetch asked for. `version` counts the updates of these parts."""
+
+    request: Count
+    version: Count
+
+
+class Put(Said, frozen=True):
+    """First values of parts; kept where there is none yet, else ignored: a Put may come twice, from anyone, late."""
+
+    request: Count
+    parts: Numbers
+    field: Name = "w"
+
+
+class PutAck(Said, frozen=True):
+    """`taken` of the parts had no value before; so many are `missing` in the whole shard now."""
+
+    request: Count
+    taken: Count
+    missing: Count
+
+
+class AskShard(Said, frozen=True):
+    """Asks a shard for its counters, or for all it holds, of one moment."""
+
+    request: Count
+    what: Literal["stats", "snapshot"]
+
+
+class ShardTold(Said, frozen=True):
+    """Answers AskShard. Payload: JSON, or a snapshot (runtime/params/shard.py)."""
+
+    request: Count
+
+
+class RestoreShard(Said, frozen=True):
+    """A snapshot for a shard that has begun nothing yet; answered by PutAck. Payload: the snapshot."""
+
+    request: Count
+
+
+# What is said between machines or the coordinator, and shards.
+AboutParams: TypeAlias = (
+    Attach | Attached | Push | PushAck | Fetch | Params | Put | PutAck | AskShard | ShardTold | RestoreShard
+)  # fmt: skip
+
+Message: TypeAlias = (
+    Value | Finished | Ping | Pong | Bye | Join | Order | Done | Refused | Report | Stop | Failed | Heartbeat
+    | AboutParams
+)  # fmt: skip
 
 
 def describe(message: Said) -> str:

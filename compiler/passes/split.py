@@ -61,7 +61,14 @@ class Splitter:
             return
         for i, (placed, _) in enumerate(self.made[node if variable is None else variable]):
             found = self.bring(node, placed.box, placed.home)
+            if variable is not None and found.origin.home != placed.home:
+                found = self._landed(found, node, placed)  # a whole piece that lies elsewhere has to come
             roots[f"{name}@{i}"] = found
+
+    def _landed(self, found: Node, node: Node, placed: Placed) -> Node:
+        """The same value as a node of its own at the home where it must end."""
+        shape = fixed(found.shape)
+        return assemble.make((found,), {"boxes": (whole(shape),), "shape": shape}, self._origin(node, placed.home, placed.box))
 
     def _origin(self, node: Node, home: int, box: Box | None) -> Origin:
         return replace(node.origin, home=home, of=self.names[node], box=box)

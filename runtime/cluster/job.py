@@ -1,0 +1,330 @@
+"""A job: a coordinator, its workers however they came to be, and the plans and servers that they have become.
+
+Back ends: "processes" spawns one process per role on this computer; "threads" runs the same workers as threads of this process;
+"join" waits for workers that were started by hand, on any host, with `rainshed worker --join`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+
+from rainshed.compiler.plan import Plan
+from rainshed.ops import CATALOGUE
+from rainshed.ops.access import Box, box_shape
+from rainshed.ops.errors import DataError, PeerLostError, RainshedError, UsageError
+from rainshed.ops.op import Op
+from rainshed.ops.types import dtype_of
+from rainshed.runtime.auth import new_token
+from rainshed.runtime.cluster.agent import Agent, AgentOptions, Task, raw_json
+from rainshed.runtime.cluster.coordinator import AgentHandle, Coordinator, OnReport
+from rainshed.runtime.cluster.orders import (
+    Address,
+    BeMachine,
+    BeServer,
+    Clock,
+    Connect,
+    InitVariables,
+    Nothing,
+    Parts,
+    RunStep,
+    Told,
+)
+from rainshed.runtime.cluster.processes import Processes
+from rainshed.runtime.cluster.roles import ROLE_TASKS, pack_code
+from rainshed.runtime.deadlines import Timeouts
+from rainshed.runtime.params.shard import ShardConfig
+from rainshed.runtime.trace import ClockSample, MachineTrace, clock_offset_ns, write_trace
+
+Backend = Literal["processes", "threads", "join"]
+BACKENDS: Final = ("processes", "threads", "join")
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """
+    tasks      that workers can do besides those of roles.py (threads only: processes have the engine's)
+    ops        the catalogue, and the user's own: they are sent to the workers
+    listen     where a "join" job waits for its workers
+    token      of a "join" job; others make their own
+    """
+
+    backend: Backend = "processes"
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    ops: Mapping[str, Op] = field(default_factory=lambda: CATALOGUE)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    on_report: OnReport | None = None
+    listen: str = "tcp://127.0.0.1:0"
+    token: bytes | None = field(default=None, repr=False)
+    name: str = "job"
+    on_wait: Callable[[str, int], None] | None = None  # told the address, and how many workers are waited for
+
+
+class Job:
+    """`count` workers, joined and ready. Use it as a context manager, or close it: then no process or thread is left.
+
+    Raises  UsageError for an unknown back end; StallError if workers do not come
+    """
+
+    def __init__(self, count: int, options: JobOptions) -> None:
+        if options.backend not in BACKENDS:
+            raise UsageError(f"there is no back end {options.backend!r}", known=", ".join(BACKENDS))
+        self.options = options
+        self.timeouts = options.timeouts
+        token = options.token or new_token()
+        uri = "inproc://coordinator" if options.backend == "threads" else options.listen
+        self._processes: Processes | None = None
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+        self.coordinator = Coordinator(uri, token, job=options.name, timeouts=self.timeouts, on_report=options.on_report)
+        try:
+            self._start(count, token)
+            check = self._processes.check if self._processes is not None else None
+            self.agents = self.coordinator.wait_for(count, check=check)[:count]
+            self._send_code(token)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, count: int, token: bytes) -> None:
+        address, name = self.coordinator.address, self.options.name
+        if self.options.backend == "processes":
+            self._processes = Processes(count, address, token, job=name)
+        elif self.options.backend == "threads":
+            for i in range(count):
+                options = AgentOptions(address, name, f"worker {i}", "inproc://worker")
+                tasks = {**ROLE_TASKS, **self.options.tasks}
+                agent = Agent(options, token, tasks=tasks, ops=self.options.ops, timeouts=self.timeouts)
+                thread = threading.Thread(target=_run_agent, args=(agent,), name=f"rainshed worker {i}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        elif self.options.on_wait is not None:
+            self.options.on_wait(address, count)
+
+    def _send_code(self, token: bytes) -> None:
+        own = {name: op for name, op in self.options.ops.items() if CATALOGUE.get(name) is not op}
+        if own and self.options.backend != "threads":
+            self.coordinator.ask(self.agents, "code", pack_code(token, own), Nothing)
+
+    @property
+    def pids(self) -> list[int]:
+        return [agent.joined.pid for agent in self.agents]
+
+    def serve(self, configs: Sequence[ShardConfig], agents: Sequence[AgentHandle]) -> dict[int, str]:
+        """Make each agent the server of one shard; shard -> address."""
+        answers = []
+        for config, agent in zip(configs, agents, strict=True):
+            agent.title = f"server s{config.shard}"
+            answers.append(self.coordinator.order(agent, "be server", BeServer(raw_json(config), self._listen)))
+        return {config.shard: answer.get(Address)[0].address for config, answer in zip(configs, answers, strict=True)}
+
+    @property
+    def _listen(self) -> str:
+        if self.options.backend == "threads":
+            return "inproc://role"
+        host = self.options.listen.rpartition(":")[0]
+        return f"{host}:0" if self.options.backend == "join" else "tcp://127.0.0.1:0"
+
+    def deploy(self, plan: Plan, agents: Sequence[AgentHandle], *, group: str = "", trace: bool = False) -> Deployment:
+        """Make the agents the machines of a plan, in order, and connect them."""
+        machines = dict(zip(plan.machines, agents, strict=True))
+        cores = {row["name"]: float(row.get("cores", 1)) for row in plan.cluster["machine"]}
+        whole = raw_json(plan)
+        answers = {}
+        for name, agent in machines.items():
+            agent.title = f"machine {group}/{name}" if group else f"machine {name}"
+            order = BeMachine(whole, name, group, max(1, int(cores[name])), trace, self._listen)
+            answers[name] = self.coordinator.order(agent, "be machine", order, timeout_s=self.timeouts.start_s)
+        addresses = {name: answer.get(Address)[0].address for name, answer in answers.items()}
+        deployment = Deployment(self, plan, machines, group)
+        self.coordinator.ask(agents, "connect", Connect(addresses), Nothing, timeout_s=self.timeouts.start_s)
+        return deployment
+
+    def explain(self, error: RainshedError) -> RainshedError:
+        """The error, with how the process ended if it was one of ours."""
+        if isinstance(error, PeerLostError) and self._processes is not None:
+            for agent in self.coordinator.agents:
+                fate = self._processes.fate(agent.joined.pid) if str(agent) in error.message else ""
+                if fate:
+                    return PeerLostError(f"{agent} {fate}", **error.detail)
+        return error
+
+    def close(self) -> None:
+        """End all workers; safe to call twice."""
+        self._closed = True
+        self.coordinator.close()
+        if self._processes is not None:
+            self._processes.close()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _run_agent(agent: Agent) -> None:
+    try:
+        agent.run()
+    except RainshedError:
+        return  # the coordinator has been told, or has gone
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """A plan on the workers of a job: one replica."""
+
+    job: Job
+    plan: Plan
+    machines: Mapping[str, AgentHandle]
+    group: str
+
+    @property
+    def agents(self) -> list[AgentHandle]:
+        return list(self.machines.values())
+
+    def init(self, seed: int) -> None:
+        """Every machine fills its own parts of the variables."""
+        timeout_s = self.job.timeouts.start_s
+        self.job.coordinator.ask(self.agents, "init variables", InitVariables(seed), Nothing, timeout_s=timeout_s)
+
+    def run(self, step: int, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """One step on whole arrays by name; the outputs, put together.
+
+        Raises  DataError for feeds that do not fit the plan
+        """
+        arrays = self._checked(feeds)
+        timeout_s = 2 * self.job.timeouts.step_s
+        answers = []
+        for program in self.plan.programs:
+            parts = tuple((f.name, f.box) for f in program.feeds)
+            cut = [np.ascontiguousarray(arrays[name][_slices(box)]) for name, box in parts]
+            agent = self.machines[program.machine]
+            answers.append(self.job.coordinator.order(agent, "run step", RunStep(step, parts), cut, timeout_s=timeout_s))
+        wholes: dict[str, Array] = {}
+        shapes = {(o.name, o.box): o.whole for p in self.plan.programs for o in p.outputs}
+        for answer in answers:
+            body, values = answer.get(Parts)
+            for (name, box), value in zip(body.parts, values, strict=True):
+                if name not in wholes:
+                    wholes[name] = np.empty(shapes[name, box], value.dtype)
+                wholes[name][_slices(box)] = value
+        return wholes
+
+    def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        needed: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for program in self.plan.programs:
+            for f in program.feeds:
+                dtype = dtype_of(program.values[f.value].dtype).name
+                high = tuple(b for _, b in f.box)
+                known = needed.get(f.name, (dtype, high))[1]
+                needed[f.name] = (dtype, tuple(max(a, b) for a, b in zip(known, high, strict=True)))
+        strange = [name for name in feeds if name not in needed]
+        if strange:
+            raise DataError(f"the plan has no input {strange[0]!r}", inputs=", ".join(sorted(needed)) or "none")
+        arrays = {}
+        for name, (dtype, least) in needed.items():
+            if name not in feeds:
+                raise DataError(f"input {name!r} was not given", given=", ".join(feeds) or "none")
+            array = np.asarray(feeds[name])
+            if array.dtype.name != dtype:
+                raise DataError(f"input {name!r} is {dtype}; found element type {array.dtype}")
+            if array.ndim != len(least) or any(a < b for a, b in zip(array.shape, least, strict=True)):
+                raise DataError(f"input {name!r}: {list(least)} is read of it; found shape {list(array.shape)}")
+            arrays[name] = array
+        return arrays
+
+    def parts(self, names: Sequence[str] | None = None) -> list[tuple[str, str, Box, tuple[int, ...], str]]:
+        """(machine, variable, box, whole shape, dtype) of every part of these variables, or of all."""
+        return [
+            (p.machine, v.name, v.box, v.whole, p.values[v.value].dtype)
+            for p in self.plan.programs
+            for v in p.variables
+            if names is None or v.name in names
+        ]
+
+    def get(self, machine: str, parts: Sequence[tuple[str, Box]]) -> list[Array]:
+        """The values of parts of variables that one machine owns."""
+        answer = self.job.coordinator.order(self.machines[machine], "get variables", Parts(tuple(parts)), timeout_s=self._long(parts, machine))
+        return answer.get(Parts)[1]
+
+    def put(self, machine: str, parts: Sequence[tuple[str, Box]], values: Sequence[Array]) -> None:
+        """Give parts of variables their values."""
+        self.job.coordinator.order(self.machines[machine], "put variables", Parts(tuple(parts)), values).get(Nothing)
+
+    def _long(self, parts: Sequence[tuple[str, Box]], machine: str) -> float:
+        return self.job.timeouts.for_bytes(sum(8 * int(np.prod(box_shape(box))) for _, box in parts))
+
+    def variables(self) -> dict[str, Array]:
+        """Every variable, whole. Only for models that fit here: see `parts` and `get` for those that do not."""
+        wholes: dict[str, Array] = {}
+        for machine, name, box, whole, dtype in self.parts():
+            wholes.setdefault(name, np.empty(whole, dtype_of(dtype).numpy))[_slices(box)] = self.get(machine, [(name, box)])[0]
+        return wholes
+
+    def set_variables(self, values: Mapping[str, Any]) -> None:
+        """Set variables by name, each whole. Raises DataError before anything is set."""
+        known = {name: (whole, dtype) for _, name, _, whole, dtype in self.parts()}
+        arrays = {name: np.asarray(value) for name, value in values.items()}
+        for name, array in arrays.items():
+            if name not in known:
+                raise DataError(f"the plan has no variable {name!r}", variables=", ".join(sorted(known)) or "none")
+            whole, dtype = known[name]
+            if array.shape != whole or array.dtype != dtype_of(dtype).numpy:
+                raise DataError(f"variable {name!r} is {dtype}{list(whole)}; found {array.dtype}{list(array.shape)}")
+        for machine, name, box, _, _ in self.parts():
+            if name in arrays:
+                self.put(machine, [(name, box)], [np.ascontiguousarray(arrays[name][_slices(box)])])
+
+    def bytes_between(self) -> dict[tuple[str, str], int]:
+        """Payload bytes that crossed for each (from, to), counted where they were sent."""
+        told = self.job.coordinator.ask(self.agents, "tell", Nothing(), Told)
+        return {
+            (name, to): nbytes
+            for name, one in zip(self.machines, told, strict=True)
+            for to, nbytes in one.sent_nbytes.items()
+            if nbytes
+        }
+
+    def peak_memory(self) -> dict[str, int]:
+        """The most memory that each machine's process has held, in bytes."""
+        told = self.job.coordinator.ask(self.agents, "tell", Nothing(), Told)
+        return {name: one.peak_memory_nbytes for name, one in zip(self.machines, told, strict=True)}
+
+    def traces(self) -> list[MachineTrace]:
+        """What every machine did, on the clock of this process."""
+        found = []
+        for agent in self.agents:
+            offset_ns, _ = clock_offset_ns(self._samples(agent))
+            _, (raw,) = self.job.coordinator.order(agent, "trace", Nothing(), timeout_s=self.job.timeouts.start_s).get(Nothing)
+            trace = MachineTrace.from_bytes(raw.tobytes())
+            found.append(_shifted(trace, offset_ns))
+        return found
+
+    def _samples(self, agent: AgentHandle, count: int = 8) -> list[ClockSample]:
+        samples = []
+        for _ in range(count):
+            asked = time.perf_counter_ns()
+            now, _ = self.job.coordinator.order(agent, "clock", Nothing()).get(Clock)
+            samples.append(ClockSample(asked, now.now_ns, time.perf_counter_ns()))
+        return samples
+
+    def write_trace(self, path: str) -> int:
+        """Write the trace of all machines as Chrome trace JSON; the number of its events."""
+        return write_trace(path, self.traces())
+
+
+def _shifted(trace: MachineTrace, offset_ns: int) -> MachineTrace:
+    return MachineTrace(**{**{f: getattr(trace, f) for f in trace.__struct_fields__}, "offset_ns": offset_ns})
+
+
+def _slices(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(low, high) for low, high in box)

@@ -1,0 +1,80 @@
+"""The orders that a coordinator gives to its agents, and what they answer: one struct each, sent as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Raw, Struct
+
+from rainshed.ops.access import Box
+
+
+class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    """No words are needed."""
+
+
+class BeMachine(Struct, frozen=True, forbid_unknown_fields=True):
+    """Become one machine of a plan."""
+
+    plan: Raw
+    machine: str
+    group: str = ""  # the replica, where there are several
+    threads: int = 1
+    trace: bool = False
+    listen: str = "tcp://127.0.0.1:0"
+
+
+class BeServer(Struct, frozen=True, forbid_unknown_fields=True):
+    """Become one shard of the parameter server. `config`: its ShardConfig."""
+
+    config: Raw
+    listen: str = "tcp://127.0.0.1:0"
+
+
+class Address(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the others reach what the agent has become."""
+
+    address: str
+
+
+class Connect(Struct, frozen=True, forbid_unknown_fields=True):
+    """The machines of the replica, by name."""
+
+    addresses: Mapping[str, str]
+
+
+class InitVariables(Struct, frozen=True, forbid_unknown_fields=True):
+    seed: int
+
+
+class Parts(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names and boxes; where values go along, one array each."""
+
+    parts: tuple[tuple[str, Box], ...]
+
+
+class RunStep(Struct, frozen=True, forbid_unknown_fields=True):
+    """Run one step; `feeds` name the parts of inputs that go along, one array each. Answered by Parts and arrays."""
+
+    step: int
+    feeds: tuple[tuple[str, Box], ...]
+
+
+class Told(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes sent to each neighbour so far, and the peak of the process's memory."""
+
+    sent_nbytes: Mapping[str, int]
+    peak_memory_nbytes: int
+
+
+class Clock(Struct, frozen=True, forbid_unknown_fields=True):
+    """The agent's time.perf_counter_ns."""
+
+    now_ns: int
+
+
+class Code(Struct, frozen=True, forbid_unknown_fields=True):
+    """The user's own code (ops, data functions), and the proof that who sent it knows the job's token: both hexadecimal."""
+
+    mac: str
+    pickled: str
