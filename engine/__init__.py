@@ -1,1 +1,1 @@
-"""The words and verbs of the user: the language, layers, optimizers, data, training methods, checkpoints, views, command line."""
+"""The words and verbs of the user: language, layers, optimizers, data, training, checkpoints, views, command line."""

@@ -31,6 +31,7 @@ from rainshed.engine.standard import (
     expand_dims,
     flip,
     from_dlpack,
+    full_like,
     matmul,
     matrix_transpose,
     max,
@@ -38,6 +39,7 @@ from rainshed.engine.standard import (
     meshgrid,
     min,
     moveaxis,
+    ones_like,
     permute_dims,
     positive,
     prod,
@@ -59,9 +61,10 @@ from rainshed.engine.standard import (
     var,
     vecdot,
     where,
+    zeros_like,
 )
 from rainshed.engine.user_op import op, ops_of
-from rainshed.ops.compose import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
+from rainshed.ops.compose import arange, eye, full, linspace, ones, zeros
 from rainshed.ops.conv2d import conv2d
 from rainshed.ops.elementwise import (
     abs,

@@ -204,10 +204,10 @@ def _check_names(graph: Graph) -> None:
         raise GraphError(f"an input and a variable have the name {name!r}", built_at=at, first_built_at=other)
     streams: dict[tuple[str, int], Node] = {}
     for node in graph.nodes():
-        if "stream" not in node.attrs:
+        if "stream" not in node.attrs or node.attrs["whole"] is not None:
             continue
         first = streams.setdefault((node.attrs["stream"], node.attrs["seed"]), node)
-        if first is not node and first.origin.of != node.origin.of:
+        if first is not node:
             raise GraphError(
                 f"two random values have the name {node.attrs['stream']!r}, and would be equal",
                 built_at=node.origin,

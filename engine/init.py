@@ -13,8 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rainshed.ops.errors import GraphError
+from rainshed.ops.errors import GraphError, RainshedError
 from rainshed.ops.init import Init
+from rainshed.ops.ir import current_origin
+from rainshed.ops.op import located
 
 Initialiser = Callable[[int, int], Init]  # (fan_in, fan_out) -> how the variable starts
 
@@ -122,12 +124,15 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def start(value: Any, fan_in: int, fan_out: int) -> Init:
     """What a layer's `init` means: an Init, a number, an array, or a function of the fans such as `he_normal`."""
-    if not callable(value):
-        return Init.of(value)
-    made = value(fan_in, fan_out)
-    if not isinstance(made, Init):
-        raise GraphError(f"an initialiser gives an Init; {value!r} gave {type(made).__name__}")
-    return made
+    try:
+        if not callable(value):
+            return Init.of(value)
+        made = value(fan_in, fan_out)
+        if not isinstance(made, Init):
+            raise GraphError(f"an initialiser gives an Init; {value!r} gave {type(made).__name__}")
+        return made
+    except RainshedError as error:
+        raise located(error, current_origin()) from None
 
 
 def _uniform(name: str, fan_in: int, fan_out: int, variance: float) -> Init:

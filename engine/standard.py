@@ -1,7 +1,7 @@
 """The functions of the Python Array API standard that are more than one op, or whose arguments are more than nodes.
 
 Wherever the standard asks for an array, a node, a NumPy array, a list or a number is taken. Missing are complex
-numbers, sorting, and functions whose shapes depend on values (`nonzero`, `unique_values`, ...), which cannot be in a graph.
+numbers, sorting, and functions whose shapes depend on values (`nonzero`, `unique_values`, ...): no graph can hold them.
 
 Source  data-apis.org/array-api, version 2025.12
 """
@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rainshed.ops import elementwise, layout, reduce
+from rainshed.ops import compose, elementwise, layout, reduce
 from rainshed.ops.broadcast import broadcast_to as broadcast_to_op
-from rainshed.ops.compose import zeros
 from rainshed.ops.errors import DTypeError, GraphError, RainshedError, ShapeError
 from rainshed.ops.gather import take as take_op
 from rainshed.ops.gather import take_along_axis as take_along_axis_op
@@ -29,7 +28,7 @@ from rainshed.ops.reshape import reshape as reshape_op
 from rainshed.ops.reshape import squeeze as squeeze_op
 from rainshed.ops.slice import take_range
 from rainshed.ops.source import constant
-from rainshed.ops.types import Dim, Shape, broadcast, dtype_of, int32, int64, size_of
+from rainshed.ops.types import Dim, Shape, broadcast, int32, int64, size_of
 
 Array = Any  # a node, or what becomes one
 Axes = int | tuple[int, ...] | None
@@ -52,11 +51,27 @@ def asarray(obj: Array, /, *, dtype: Any = None, device: None = None, copy: bool
 from_dlpack = asarray
 
 
+def full_like(x: Array, /, fill_value: float, *, dtype: Any = None) -> Node:
+    """One number everywhere, in x's shape and, unless another is given, in x's element type."""
+    return compose.full_like(as_node(x), fill_value, dtype)
+
+
+def zeros_like(x: Array, /, *, dtype: Any = None) -> Node:
+    """0 everywhere, in x's shape."""
+    return full_like(x, 0, dtype=dtype)
+
+
+def ones_like(x: Array, /, *, dtype: Any = None) -> Node:
+    """1 everywhere, in x's shape."""
+    return full_like(x, 1, dtype=dtype)
+
+
 # -- element-wise -----------------------------------------------------------------------------------------------------
 def astype(x: Array, dtype: Any, /, *, copy: bool = True, device: None = None) -> Node:
     """x with its elements converted to another type; itself if that is its type."""
     x = as_node(x)
-    return x if x.dtype == dtype_of(dtype) else elementwise.astype(x, dtype=dtype)
+    converted = elementwise.astype(x, dtype=dtype)
+    return x if converted.dtype is x.dtype else converted
 
 
 def positive(x: Array, /) -> Node:
@@ -187,7 +202,7 @@ def cumulative_sum(x: Array, /, *, axis: int | None = None, dtype: Any = None, i
     if not include_initial:
         return total
     first = tuple(1 if i == at else size for i, size in enumerate(x.shape))
-    return layout.concat([zeros(first, x.dtype), total], at)
+    return layout.concat([compose.zeros(first, x.dtype), total], at)
 
 
 def diff(x: Array, /, *, axis: int = -1, n: int = 1, prepend: Array = None, append: Array = None) -> Node:
@@ -252,7 +267,8 @@ def meshgrid(*arrays: Array, indexing: str = "xy") -> tuple[Node, ...]:
     nodes = [as_node(a) for a in arrays]
     if indexing not in ("xy", "ij") or builtins.any(n.ndim != 1 for n in nodes):
         found = ", ".join(str(n.type) for n in nodes)
-        raise ShapeError(f"meshgrid: takes 1-D values, and indexing 'xy' or 'ij'; found {found}, {indexing!r}")
+        what = f"meshgrid: takes 1-D values, and indexing 'xy' or 'ij'; found {found}, {indexing!r}"
+        raise ShapeError(what, built_at=current_origin())
     places = list(range(len(nodes)))
     if indexing == "xy":
         places[:2] = reversed(places[:2])

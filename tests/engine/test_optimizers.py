@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, RMSProp
 from rainshed.ops import CATALOGUE
 from rainshed.ops.errors import GraphError
@@ -97,7 +98,8 @@ def test_weight_decay_and_clip(make):
     w, dw = [2.0, -3.0], [50.0, -0.25]
     plain = one_step(make(0.1), w, [1.0, -0.25])
     np.testing.assert_allclose(one_step(make(0.1, clip=1.0), w, dw), plain, rtol=1e-12)
-    np.testing.assert_allclose(one_step(make(0.1, weight_decay=0.5), w, [1.0, -0.25]), plain - 0.05 * np.array(w), rtol=1e-12)
+    decayed = one_step(make(0.1, weight_decay=0.5), w, [1.0, -0.25])
+    np.testing.assert_allclose(decayed, plain - 0.05 * np.array(w), rtol=1e-12)
 
 
 def test_scalar_variable():
@@ -105,7 +107,7 @@ def test_scalar_variable():
 
 
 def test_adam_is_exact_late():
-    """1 - beta2^t has no cancellation in float32: the first step of a constant gradient is the rate, to the last digits."""
+    """1 - beta2^t has no cancellation in float32: the first step is the rate, to the last digits."""
     rule = Adam(1.0, beta2=0.99999).rule()
     one = np.ones(1, np.float32)
     feeds = {"w": one * 0, "dw": one, "step": np.int64(0), "mean": one * 0, "power": one * 0}
