@@ -71,7 +71,9 @@ class Executor:
         self._ready: list[int] = []  # heap of ranks
         self._idle = self._running = 0
         self._progress = (-1, 0.0)  # how much was left to do, and since when
-        self._label = 0  # the caller's number of the step
+        self._label = self._shift = (
+            0  # the caller's number of the step, and by how much it differs from the peers' count
+        )
         self._stepping = self._closed = False
         self._error: RainshedError | None = None
         self.failed_at = ""  # the machine where the error arose
@@ -109,6 +111,10 @@ class Executor:
         """A copy of a part of a variable that this machine owns."""
         return self._between_steps().get_variable(name, box)
 
+    def variable_array(self, name: str, box: Box) -> Array:
+        """The machine's own array of a part of a variable: whoever fills it, does so between steps."""
+        return self._between_steps().variable_array(name, box)
+
     def init_variables(self, seed: int) -> None:
         """Give every variable its first value: the same numbers however it is split."""
         self._between_steps().init_variables(seed)
@@ -129,7 +135,7 @@ class Executor:
                 and others: the step is stopped, here and on all machines, and this executor cannot run another
         """
         self._check_usable()
-        self._label = step
+        self._label, self._shift = step, step - self._rendezvous.step
         self._stepping = True
         try:
             self._feed(step, feeds)
@@ -361,10 +367,9 @@ class Executor:
         """All of the payload is there."""
         with self._lock:
             then = self._rendezvous.arrived(message.step, message.key)
-            ahead = message.step - self._rendezvous.step
         if self._recorder is not None:
             start_ns = self._started_ns.pop((message.step & 1, message.key))
-            self._recorder.add(RECV, message.key, start_ns, _now_ns(), self._label + ahead)
+            self._recorder.add(RECV, message.key, start_ns, _now_ns(), message.step + self._shift)
         if then is Then.WAIT:
             return
         if then is Then.COPY:

@@ -47,6 +47,7 @@ class LocalCluster:
         self.plan = plan
         self.step = 0
         self._traced = trace
+        self._closed = False
         self._recorders: dict[str, Recorder] = {}
         self._executors: dict[str, Executor] = {}
         self._peers: dict[str, Peers] = {}
@@ -78,6 +79,8 @@ class LocalCluster:
 
         Raises  DataError for feeds that do not fit; else the error of the machine that failed first
         """
+        if self._closed:
+            raise UsageError("this cluster is closed")
         known = {feed.name for program in self.plan.programs for feed in program.feeds}
         strange = [name for name in feeds if name not in known]
         if strange:
@@ -174,6 +177,7 @@ class LocalCluster:
 
     def close(self) -> None:
         """End all threads; safe to call twice."""
+        self._closed = True
         for endpoint in self._endpoints.values():
             endpoint.close()
         for peers in self._peers.values():

@@ -144,10 +144,11 @@ def test_every_order_of_events_of_a_two_way_exchange_ends():
         return next(i for i, x in enumerate(both[m].instructions) if isinstance(x, Recv) and x.key == key)
 
     def enabled(todo):
-        for m, i in ((m, i) for m in (0, 1) for i in todo[m]):
-            x = both[m].instructions[i]
-            if isinstance(x, Run) or (isinstance(x, Send) and arrival(1 - m, x.key) in todo[1 - m]):
-                yield m, i
+        for m in (0, 1):
+            for i in todo[m]:
+                x = both[m].instructions[i]
+                if isinstance(x, Run) or (isinstance(x, Send) and arrival(1 - m, x.key) in todo[1 - m]):
+                    yield m, i
 
     seen = set()
     orders = 0

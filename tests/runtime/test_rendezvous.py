@@ -84,7 +84,7 @@ def test_what_has_come_before_is_refused(ahead):
 
 
 def test_every_order_of_two_steps_delivers_once():
-    """Per key: place, arrived and post of two steps, in every order that can be; exactly one event ends each receive."""
+    """Place, arrived and post of one key in two steps, in every order that can be: one event ends each receive."""
     events = [("place", 0), ("arrived", 0), ("place", 1), ("arrived", 1), ("post", 0), ("finish", 0), ("post", 1)]
     must = [(0, 1), (1, 2), (2, 3), (1, 5), (4, 5), (5, 6)]  # a sends in order; a step ends when its receive is done
     count = 0
