@@ -86,6 +86,10 @@ class Loaded:
         """A copy of a part of a variable that this machine owns."""
         return self.arrays[self._part(name, box).value].copy()
 
+    def variable_array(self, name: str, box: Box) -> Array:
+        """The array of a part of a variable that this machine owns, not a copy."""
+        return self.arrays[self._part(name, box).value]
+
     def init_variables(self, seed: int) -> None:
         """Give every variable its first value: the same numbers however it is split."""
         for v in self.program.variables:

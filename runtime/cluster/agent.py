@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +32,9 @@ MAX_ORDER_NBYTES: Final = 1 << 40
 _MAX_TEXT: Final = 8000
 
 Task = Callable[["Agent", memoryview], tuple[Any, Sequence[np.ndarray]]]
+# Done as it comes, on the connection's thread, while a long task runs; it calls `Agent.done` itself when its time has come.
+AtOnce = Callable[["Agent", int, memoryview], None]
+NO_TASKS: Final[Mapping[str, AtOnce]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,12 @@ class Agent:
         token: bytes,
         *,
         tasks: Mapping[str, Task],
+        at_once: Mapping[str, AtOnce] = NO_TASKS,
         ops: Mapping[str, Op],
         timeouts: Timeouts | None = None,
     ) -> None:
         self.options, self.token, self.timeouts = options, token, timeouts or Timeouts()
-        self.tasks, self.ops = dict(tasks), dict(ops)
+        self.tasks, self.at_once, self.ops = dict(tasks), dict(at_once), dict(ops)
         self.name = options.name or f"{socket.gethostname()}-{os.getpid()}"
         self.roles: dict[str, Any] = {}  # what the tasks keep: "machine", "server", data, ...
         self.stopping = threading.Event()
@@ -116,6 +121,10 @@ class Agent:
     def report(self, kind: str, body: Any) -> None:
         """Tell the coordinator something in the middle of a task."""
         self._say(Report(kind), pack(body))
+
+    def done(self, request: int, body: Any) -> None:
+        """Answer an order that was taken at once."""
+        self._say(Done(request), pack(body))
 
     def _carry_out(self, order: Order, payload: memoryview) -> None:
         try:
@@ -174,6 +183,8 @@ class Agent:
 
     def received(self, channel: Channel, message: Message, payload: memoryview) -> None:
         match message:
+            case Order(what=what, request=request) if what in self.at_once:
+                self.at_once[what](self, request, payload)
             case Order():
                 self._orders.put((message, payload))
             case Stop():

@@ -21,7 +21,7 @@ from rainshed.ops.errors import DataError, PeerLostError, RainshedError, UsageEr
 from rainshed.ops.op import Op
 from rainshed.ops.types import dtype_of
 from rainshed.runtime.auth import new_token
-from rainshed.runtime.cluster.agent import Agent, AgentOptions, Task, raw_json
+from rainshed.runtime.cluster.agent import Agent, AgentOptions, AtOnce, Task, raw_json
 from rainshed.runtime.cluster.coordinator import AgentHandle, Coordinator, OnReport
 from rainshed.runtime.cluster.orders import (
     Address,
@@ -57,6 +57,7 @@ class JobOptions:
 
     backend: Backend = "processes"
     tasks: Mapping[str, Task] = field(default_factory=dict)
+    at_once: Mapping[str, AtOnce] = field(default_factory=dict)
     ops: Mapping[str, Op] = field(default_factory=lambda: CATALOGUE)
     timeouts: Timeouts = field(default_factory=Timeouts)
     on_report: OnReport | None = None
@@ -100,7 +101,9 @@ class Job:
             for i in range(count):
                 options = AgentOptions(address, name, f"worker {i}", "inproc://worker")
                 tasks = {**ROLE_TASKS, **self.options.tasks}
-                agent = Agent(options, token, tasks=tasks, ops=self.options.ops, timeouts=self.timeouts)
+                agent = Agent(
+                    options, token, tasks=tasks, at_once=self.options.at_once, ops=self.options.ops, timeouts=self.timeouts
+                )
                 thread = threading.Thread(target=_run_agent, args=(agent,), name=f"rainshed worker {i}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -120,12 +123,13 @@ class Job:
         """Make each agent the server of one shard; shard -> address."""
         answers = []
         for config, agent in zip(configs, agents, strict=True):
-            agent.title = f"server s{config.shard}"
-            answers.append(self.coordinator.order(agent, "be server", BeServer(raw_json(config), self._listen)))
-        return {config.shard: answer.get(Address)[0].address for config, answer in zip(configs, answers, strict=True)}
+            agent.title = f"server s{config.number}"
+            answers.append(self.coordinator.order(agent, "be server", BeServer(raw_json(config), self.listen_uri)))
+        return {config.number: answer.get(Address)[0].address for config, answer in zip(configs, answers, strict=True)}
 
     @property
-    def _listen(self) -> str:
+    def listen_uri(self) -> str:
+        """Where a role of this job listens."""
         if self.options.backend == "threads":
             return "inproc://role"
         host = self.options.listen.rpartition(":")[0]
@@ -139,7 +143,7 @@ class Job:
         answers = {}
         for name, agent in machines.items():
             agent.title = f"machine {group}/{name}" if group else f"machine {name}"
-            order = BeMachine(whole, name, group, max(1, int(cores[name])), trace, self._listen)
+            order = BeMachine(whole, name, group, max(1, int(cores[name])), trace, self.listen_uri)
             answers[name] = self.coordinator.order(agent, "be machine", order, timeout_s=self.timeouts.start_s)
         addresses = {name: answer.get(Address)[0].address for name, answer in answers.items()}
         deployment = Deployment(self, plan, machines, group)

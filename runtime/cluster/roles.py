@@ -124,7 +124,7 @@ def be_server(agent: Agent, payload: memoryview) -> Answer:
         raise UsageError("this worker is a parameter server already")
     config = config_from_json(bytes(body.config))
     server = ParamServer(Shard(config), agent.timeouts)
-    identity = Identity("server", f"s{config.shard}", agent.options.job)
+    identity = Identity("server", f"s{config.number}", agent.options.job)
     endpoint = listen(body.listen, identity, agent.token, server, agent.timeouts)
     agent.roles["server"] = server
     agent.on_leave(endpoint.close)

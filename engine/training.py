@@ -1,0 +1,477 @@
+"""Training a graph on a cluster: the coordinator's side. A method decides when parameters move.
+
+    Single     the plan moves its own variables (in-graph updates), on any number of machines
+    Downpour   replicas push gradients to a sharded parameter server and fetch parameters from it, each at its own pace
+
+Source  Dean et al. 2012, section 4.1
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+
+from rainshed.compiler.machines import Cluster
+from rainshed.compiler.pipeline import compile
+from rainshed.compiler.plan import Plan
+from rainshed.engine.data import ArrayData, Data, Field, StreamData
+from rainshed.engine.machine_side import (
+    AT_ONCE,
+    TRAINING_TASKS,
+    Exchange,
+    FedParts,
+    JoinServer,
+    LoadData,
+    Told,
+    Train,
+    Trained,
+    inputs_of,
+)
+from rainshed.engine.optimizers import Optimizer
+from rainshed.engine.progress import Progress
+from rainshed.engine.user_op import ops_of
+from rainshed.ops.errors import DataError, RainshedError, UsageError
+from rainshed.ops.ir import Graph
+from rainshed.ops.update import UpdateRule
+from rainshed.runtime.cluster.coordinator import AgentHandle, Answer
+from rainshed.runtime.cluster.job import Backend, Deployment, Job, JobOptions
+from rainshed.runtime.cluster.orders import Nothing
+from rainshed.runtime.deadlines import Timeouts
+from rainshed.runtime.documents import unpack
+from rainshed.runtime.params.layout import Layout, assign, trainable_parts
+from rainshed.runtime.params.rule import rule_of
+from rainshed.runtime.params.shard import ShardConfig
+from rainshed.runtime.trace import write_trace
+
+MAX_TRAIN_S: Final = 30 * 24 * 3600.0  # of one order to train: each step in it has its own deadline
+UNDER_WAY: Final = 4  # batches of a stream that are sent ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """One replica; its plan moves its variables by itself. The graph must hold its optimizer, or one is given."""
+
+    replicas: int = 1
+    servers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Downpour:
+    """Asynchronous replicas and a sharded parameter server.
+
+    replicas       copies of the model, each a plan over its own machines
+    servers        shards of the parameter server, each a process
+    n_push         steps between pushes of the summed gradients
+    n_fetch        steps between fetches of the parameters
+    warm_start     steps that one replica makes alone before the others begin
+    max_staleness  a push that is more versions behind is refused and counted; None: no bound
+    Source  Dean et al. 2012, section 4.1
+    """
+
+    replicas: int = 2
+    servers: int = 1
+    n_push: int = 1
+    n_fetch: int = 1
+    warm_start: int = 0
+    max_staleness: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("replicas", 1), ("servers", 1), ("n_push", 1), ("n_fetch", 1), ("warm_start", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"Downpour: {name} is a whole number, {least} or more; found {value!r}")
+
+
+Method = Single | Downpour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """How a graph is trained.
+
+    cluster    the machines of one replica; every replica has so many of its own
+    optimizer  moves the variables: on the server (Downpour), or in the graph (Single)
+    seed       of initial values, random ops, and the order of the data
+    backend    "processes" on this computer, "threads" in this process, "join": wait for workers at `listen`
+    strategy   see rs.compile
+    """
+
+    cluster: Cluster = field(default_factory=lambda: Cluster.local(1))
+    method: Method = field(default_factory=Single)
+    optimizer: Optimizer | UpdateRule | None = None
+    batch: int = 32
+    seed: int = 0
+    backend: Backend = "processes"
+    strategy: str = "auto"
+    trace: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    listen: str = "tcp://127.0.0.1:0"
+    token: bytes | None = field(default=None, repr=False)
+    on_wait: Callable[[str, int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training did. `staleness`: versions -> pushes that were so stale; `bytes_sent`: payload bytes of all processes."""
+
+    steps: int
+    seconds: float
+    loss: float | None
+    examples: int
+    bytes_sent: int
+    pushes: int = 0
+    applied: int = 0
+    dup: int = 0
+    refused: int = 0
+    staleness: Mapping[int, int] = field(default_factory=dict)
+
+
+class Training:
+    """A graph, its data and its workers, ready to train. Use it as a context manager, or close it.
+
+    Raises  the compiler's errors; DataError if the data does not fit the graph's inputs; UsageError for options that clash
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        data: Any,
+        options: TrainingOptions | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.options = options or TrainingOptions()
+        self.method = self.options.method
+        self._on_progress = on_progress
+        self.step = 0  # steps that each replica has made since the warm start
+        self._warm = 0
+        graph = self._with_rule(graph)
+        self.graph = graph if graph.bound else graph.bind(batch=self.options.batch)
+        self.plan = self._compile()
+        self._fields = inputs_of(self.plan.programs)
+        self._data = self._checked(data)
+        self._layout: Layout | None = None
+        self._servers: list[AgentHandle] = []
+        self._replicas: list[Deployment] = []
+        self._job = self._start_job()
+        try:
+            self._deploy()
+        except BaseException as error:
+            self.close()
+            raise self._explained(error) from None
+
+    # -- making ready -------------------------------------------------------------------------------------------------
+    def _with_rule(self, graph: Graph) -> Graph:
+        given = self.options.optimizer
+        rule = given.rule() if isinstance(given, Optimizer) else given
+        rule = rule or graph.rule
+        if graph.loss is None:
+            raise UsageError("training needs a graph with a loss", hint="rs.graph(loss=...)")
+        if rule is None:
+            raise UsageError("training needs an optimizer", hint="rs.Adagrad(0.02), in the graph or in the options")
+        self.rule = rule
+        in_graph = rule if isinstance(self.method, Single) else None
+        return Graph(graph.outputs, graph.updates, graph.loss, in_graph)
+
+    def _compile(self) -> Plan:
+        return compile(self.graph, self.options.cluster, seed=self.options.seed, strategy=self.options.strategy)
+
+    def _checked(self, data: Any) -> Data:
+        checked = Data.of(data).require(self._fields)
+        if isinstance(checked, ArrayData):
+            for r in range(self.method.replicas):
+                checked.shard(r, self.method.replicas).batches_per_epoch(self.options.batch)
+        return checked
+
+    def _start_job(self) -> Job:
+        o, method = self.options, self.method
+        count = len(self.plan.machines) * method.replicas + method.servers
+        return Job(
+            count,
+            JobOptions(
+                backend=o.backend,
+                tasks=TRAINING_TASKS,
+                at_once=AT_ONCE,
+                ops=ops_of(self.graph),
+                timeouts=o.timeouts,
+                on_report=self._reported,
+                listen=o.listen,
+                token=o.token,
+                on_wait=o.on_wait,
+            ),
+        )
+
+    def _deploy(self) -> None:
+        agents, per = self._job.agents, len(self.plan.machines)
+        method = self.method
+        self._servers = agents[per * method.replicas :]
+        addresses = self._serve() if isinstance(method, Downpour) else {}
+        for r in range(method.replicas):
+            group = f"r{r}" if method.replicas > 1 else ""
+            mine = agents[per * r : per * (r + 1)]
+            self._replicas.append(self._job.deploy(self.plan, mine, group=group, trace=self.options.trace))
+        self._load_data()
+        self._replicas[0].init(self.options.seed)
+        if isinstance(method, Downpour):
+            self._join(addresses, method)
+
+    def _serve(self) -> dict[int, str]:
+        assert isinstance(self.method, Downpour)
+        parts = trainable_parts(self.plan)
+        self._layout = assign(parts, self.method.servers)
+        rule = rule_of(self.rule, [owned.part.dtype for owned in parts])
+        configs = [
+            ShardConfig(number=s, layout=self._layout, rule=rule, max_staleness=self.method.max_staleness)
+            for s in range(self.method.servers)
+        ]
+        return self._job.serve(configs, self._servers)
+
+    def _join(self, addresses: Mapping[int, str], method: Downpour) -> None:
+        assert self._layout is not None
+        spec = JoinServer(
+            layout=self._layout,
+            addresses={str(shard): address for shard, address in addresses.items()},
+            n_push=method.n_push,
+            n_fetch=method.n_fetch,
+            listen=self._job.listen_uri,
+        )
+        self._ask(self._machines, "join server", spec)
+        self._ask(self._replicas[0].agents, "exchange", Exchange("put"))
+
+    def _load_data(self) -> None:
+        inputs = tuple((name, f.dtype.name, f.shape) for name, f in self._fields.items())
+        if isinstance(self._data, StreamData):
+            return
+        for r, replica in enumerate(self._replicas):
+            mine = self._data.shard(r, self.method.replicas)
+            assert isinstance(mine, ArrayData)
+            everything = np.arange(mine.count)
+            arrays = {name: mine.take(everything, name) for name in self._fields}
+            spec = LoadData(inputs=inputs, names=tuple(arrays))
+            answers = [
+                self._job.coordinator.order(agent, "load data", spec, list(arrays.values())) for agent in replica.agents
+            ]
+            for answer in answers:
+                answer.get(Nothing)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+    def run(self, steps: int | None = None, *, epochs: float | None = None) -> TrainingResult:
+        """Train for so many batches, over all replicas together and with the warm start; or for passes over the data.
+
+        Raises  NotFiniteError if the loss is not a number; PeerLostError naming the process that was lost; StallError
+        """
+        total = self._steps(steps, epochs)
+        started = time.monotonic()
+        results: list[Trained] = []
+        try:
+            total -= self._warm_up(total, results)
+            each = -(-total // self.method.replicas)
+            if each > 0:
+                results += self._train(self._replicas, self.step, self.step + each)
+                self.step += each
+        except BaseException as error:
+            raise self._explained(error) from None
+        return self._result(results, time.monotonic() - started)
+
+    def _steps(self, steps: int | None, epochs: float | None) -> int:
+        if (steps is None) == (epochs is None):
+            raise UsageError("training takes steps or epochs, one of them")
+        if steps is None:
+            assert epochs is not None
+            if self._data.count is None:
+                raise UsageError("a stream has no known end: give steps, not epochs")
+            steps = int(epochs * (self._data.count // self.options.batch))
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise UsageError(f"steps is a whole number, 1 or more; found {steps!r}")
+        return steps
+
+    def _warm_up(self, total: int, results: list[Trained]) -> int:
+        """One replica alone, the first time; then the others take its parameters."""
+        if not isinstance(self.method, Downpour) or self._warm:
+            return 0
+        warm = min(self.method.warm_start, total)
+        if warm:
+            results += self._train(self._replicas[:1], 0, warm)
+            self.step = warm
+        self._warm = 1
+        for replica in self._replicas[1:]:
+            self._ask(replica.agents, "exchange", Exchange("pull"))
+        return warm
+
+    def _train(self, replicas: Sequence[Deployment], first: int, last: int) -> list[Trained]:
+        fed = isinstance(self._data, StreamData)
+        answers: list[Answer] = []
+        feeders: list[_Feeder] = []
+        for replica in replicas:
+            r = self._replicas.index(replica)
+            spec = Train(first, last, self.options.batch, self.options.seed, r, self.method.replicas, fed)
+            answers += [
+                self._job.coordinator.order(agent, "train", spec, timeout_s=MAX_TRAIN_S) for agent in replica.agents
+            ]
+            if isinstance(self._data, StreamData):
+                stream = self._data.shard(r, self.method.replicas).batches(self.options.batch, self.options.seed, first)
+                feeders.append(_Feeder(replica, stream, range(first, last)))
+        for feeder in feeders:
+            feeder.start()
+        try:
+            return [answer.get(Trained)[0] for answer in answers]
+        finally:
+            for feeder in feeders:
+                feeder.stop()
+
+    def _reported(self, agent: AgentHandle, kind: str, payload: memoryview) -> None:
+        if kind == "progress" and self._on_progress is not None:
+            told, _ = unpack(payload, Told)
+            self._on_progress(
+                Progress(
+                    replica=told.replica,
+                    step=told.step,
+                    loss=told.loss,
+                    examples=told.examples,
+                    seconds=told.seconds,
+                    staleness=told.staleness,
+                    bytes_sent=told.bytes_sent,
+                )
+            )
+
+    def _result(self, results: Sequence[Trained], seconds: float) -> TrainingResult:
+        machines = len(self.plan.machines)
+        steps = sum(r.steps for r in results) // machines
+        losses = [r.loss for r in results if r.loss is not None]
+        staleness: dict[int, int] = {}
+        last: dict[int, Trained] = dict(enumerate(results[-machines * self.method.replicas :]))
+        for r in last.values():
+            for age, n in r.staleness.items():
+                staleness[int(age)] = staleness.get(int(age), 0) + n
+        return TrainingResult(
+            steps=steps,
+            seconds=seconds,
+            loss=sum(losses[-self.method.replicas :]) / len(losses[-self.method.replicas :]) if losses else None,
+            examples=steps * self.options.batch,
+            bytes_sent=sum(r.sent_nbytes + r.pushed_nbytes + r.fetched_nbytes for r in last.values()),
+            pushes=sum(r.pushes for r in last.values()),
+            applied=sum(r.applied for r in last.values()),
+            dup=sum(r.dup for r in last.values()),
+            refused=sum(r.refused for r in last.values()),
+            staleness=staleness,
+        )
+
+    # -- afterwards ---------------------------------------------------------------------------------------------------
+    def pull(self) -> None:
+        """Bring the server's parameters to the machines of the first replica."""
+        if isinstance(self.method, Downpour):
+            self._ask(self._replicas[0].agents, "exchange", Exchange("pull"))
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """Every variable as it is now, whole: only for models that fit here."""
+        self.pull()
+        return self._replicas[0].variables()
+
+    @property
+    def replica(self) -> Deployment:
+        """The machines of the first replica."""
+        return self._replicas[0]
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process of each role: "r0/m1", "s0"."""
+        found = {}
+        for replica in self._replicas:
+            for name, agent in replica.machines.items():
+                found[f"{replica.group}/{name}" if replica.group else name] = agent.joined.pid
+        found.update({f"s{i}": agent.joined.pid for i, agent in enumerate(self._servers)})
+        return found
+
+    def write_trace(self, path: str | Path) -> int:
+        """Write what all machines did as Chrome trace JSON, on one clock; the number of events."""
+        return write_trace(path, [trace for replica in self._replicas for trace in replica.traces()])
+
+    @property
+    def _machines(self) -> list[AgentHandle]:
+        return [agent for replica in self._replicas for agent in replica.agents]
+
+    def _ask(self, agents: Sequence[AgentHandle], what: str, body: Any) -> None:
+        self._job.coordinator.ask(agents, what, body, Nothing, timeout_s=self.options.timeouts.start_s)
+
+    def _explained(self, error: BaseException) -> BaseException:
+        return self._job.explain(error) if isinstance(error, RainshedError) else error
+
+    def close(self) -> None:
+        """End all workers; safe to call twice."""
+        self._job.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Feeder:
+    """A thread that reads a stream and sends each machine of a replica its parts, a few steps ahead."""
+
+    def __init__(self, replica: Deployment, batches: Any, steps: range) -> None:
+        self._replica, self._batches, self._steps = replica, batches, steps
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"rainshed feeds {replica.group}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        coordinator = self._replica.job.coordinator
+        under_way: list[list[Answer]] = []
+        try:
+            for step in self._steps:
+                if len(under_way) >= UNDER_WAY:
+                    for answer in under_way.pop(0):
+                        answer.get(Nothing)
+                if self._stopped.is_set():
+                    return
+                batch = next(self._batches, None)
+                if batch is None:
+                    raise DataError(f"the data ended before step {step}", hint="fewer steps, or a stream that begins anew")
+                under_way.append(self._send(step, batch))
+        except RainshedError as error:
+            if not self._stopped.is_set():
+                coordinator.fail(error)
+
+    def _send(self, step: int, batch: Mapping[str, np.ndarray]) -> list[Answer]:
+        answers = []
+        for program in self._replica.plan.programs:
+            parts = tuple((f.name, f.box) for f in program.feeds)
+            cut = [np.ascontiguousarray(batch[n][tuple(slice(*iv) for iv in box)]) for n, box in parts]
+            agent = self._replica.machines[program.machine]
+            coordinator = self._replica.job.coordinator
+            answers.append(coordinator.order(agent, "feed", FedParts(step, parts), cut, timeout_s=MAX_TRAIN_S))
+        return answers
+
+
+def fields_of(plan: Plan) -> dict[str, Field]:
+    """The inputs that a plan reads: name -> element type and shape of one example."""
+    return inputs_of(plan.programs)
+
+
+def train(
+    graph: Graph,
+    data: Any,
+    options: TrainingOptions | None = None,
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> tuple[dict[str, np.ndarray], TrainingResult]:
+    """Train a graph and give back its variables and what was done. See Training for more control."""
+    with Training(graph, data, options, on_progress=on_progress) as training:
+        result = training.run(steps, epochs=epochs)
+        return training.variables(), result

@@ -1,0 +1,15 @@
+"""`rainshed worker`: a process that joins a job and does what its coordinator says."""
+
+from __future__ import annotations
+
+from rainshed.engine.machine_side import AT_ONCE, TRAINING_TASKS
+from rainshed.ops import CATALOGUE
+from rainshed.runtime.cluster.agent import Agent, AgentOptions
+from rainshed.runtime.cluster.roles import ROLE_TASKS
+from rainshed.runtime.deadlines import Timeouts
+
+
+def work(options: AgentOptions, token: bytes, timeouts: Timeouts | None = None) -> None:
+    """Join, work, leave. Raises what went wrong."""
+    tasks = {**ROLE_TASKS, **TRAINING_TASKS}
+    Agent(options, token, tasks=tasks, at_once=AT_ONCE, ops=CATALOGUE, timeouts=timeouts).run()
