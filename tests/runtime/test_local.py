@@ -164,3 +164,53 @@ def test_the_trace_of_a_run_has_an_arrow_for_each_transfer(tmp_path):
 def test_without_trace_there_is_none(tmp_path):
     with LocalCluster(plans.exchange(), ops=CATALOGUE) as c, pytest.raises(UsageError, match="trace=True"):
         c.write_trace(tmp_path / "trace.json")
+
+
+SIZES = {"small": 8, "large": 30_000}  # the large ones are sent by threads
+
+
+def random_plan(seed, machines=3, instructions=80):
+    """Operations and transfers at random over few places of the arena; the feeds, and what they give one by one."""
+    rng = np.random.default_rng(seed)
+    feeds = {name: f32(n, seed=seed) for name, n in SIZES.items()}
+    builds = [plans.Build(f"m{m}") for m in range(machines)]
+    fed = [{name: b.feed(name, (n,)) for name, n in SIZES.items()} for b in builds]
+    # (machine, size) -> value -> what it holds
+    live = {(m, name): {fed[m][name]: feeds[name]} for m in range(machines) for name in SIZES}
+    for key in range(instructions):
+        m, size = int(rng.integers(machines)), str(rng.choice(list(SIZES)))
+        pool = live[m, size]
+        a, b = (list(pool)[i] for i in rng.integers(len(pool), size=2))
+        if rng.random() < 0.4:
+            to = int((m + rng.integers(1, machines)) % machines)
+            builds[m].send(a, key, f"m{to}")
+            grown, new, holds = live[to, size], builds[to].recv(key, f"m{m}", (SIZES[size],)), pool[a]
+        else:
+            function = (np.add, np.maximum, np.subtract)[rng.integers(3)]
+            to, grown, holds = m, pool, function(pool[a], pool[b])
+            new = builds[m].run(function.__name__, (a, b), (SIZES[size],), seconds=float(rng.integers(2)))
+        grown[new] = holds
+        if len(grown) > 4:
+            gone = [v for v in grown if v not in (new, fed[to][size])][int(rng.integers(3))]
+            del grown[gone]
+            builds[to].free(gone)
+    expected = {}
+    for (m, size), pool in live.items():
+        for value, holds in pool.items():
+            if value != fed[m][size]:
+                builds[m].output(f"{m}.{value}", value)
+                expected[f"{m}.{value}"] = holds
+    return plans.plan_of(*builds), feeds, expected
+
+
+@pytest.mark.parametrize("uri", ["inproc://", "tcp://"])
+@pytest.mark.parametrize("seed", range(6))
+def test_random_plans_give_bit_for_bit_what_one_thread_gives(seed, uri):
+    plan, feeds, expected = random_plan(seed)
+    with LocalCluster(plan, ops=CATALOGUE, threads=1 + seed % 3, uri=uri) as c:
+        for step in range(8):
+            out = c.run(feeds)
+            assert out.keys() == expected.keys()
+            for name, value in expected.items():
+                np.testing.assert_array_equal(out[name], value, err_msg=f"{name} in step {step}")
+        assert c.bytes_between == {pair: 8 * n for pair, n in plan.bytes_between.items()}
