@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from rainshed.ops.access import Access, Box, box_size, boxes, intersect
 
 MIN_SLICE = 256  # elements: smaller results of partial sums are added in one place
@@ -100,40 +102,96 @@ class Flow:
         return sum(self.out)
 
 
-@lru_cache(maxsize=262144)
-def flow(
-    have: tuple[Placed, ...], access: Access, layout: Layout, input_index: int, shape: tuple[int, ...], itemsize: int, machines: int
-) -> Flow:
-    """What crosses so that each tile of a consumer gets its region of one input. Each element goes to a machine once."""
-    wanted: dict[int, list[Box]] = {}
-    for box, home in zip(tiles(access, layout), layout.homes, strict=True):
-        reaches = access.inputs[input_index]
-        region = tuple(r.interval(box, size) for r, size in zip(reaches, shape, strict=True))
-        if region not in wanted.setdefault(home, []):
-            wanted[home].append(region)
-    out, into, messages = [0] * machines, [0] * machines, 0
-    for home, regions in wanted.items():
-        for piece in have:
-            if piece.home == home:
-                continue
-            count = union_size([hit for r in regions if (hit := intersect(piece.box, r)) is not None])
-            if count:
-                out[piece.home] += count * itemsize
-                into[home] += count * itemsize
-                messages += 1
-    return Flow(tuple(out), tuple(into), messages)
+@dataclass(frozen=True, slots=True, eq=False)
+class Option:
+    """A layout of one kind of node, with all that the search asks of it again and again. Compared by identity.
+
+    regions  per input: the region each tile needs, i64[tiles, axes of the input, 2]
+    corners  the pieces of the result, i64[pieces, axes, 2], and the home of each
+    share    of the loop nest, per machine; `calls`: tiles per machine
+    partial  what crosses to add partial results
+    """
+
+    layout: Layout
+    homes: np.ndarray
+    regions: tuple[np.ndarray, ...]
+    corners: np.ndarray
+    piece_homes: np.ndarray
+    share: tuple[float, ...]
+    calls: tuple[int, ...]
+    partial: Flow
 
 
-@lru_cache(maxsize=65536)
-def partial_flow(access: Access, layout: Layout, shape: tuple[int, ...], itemsize: int, machines: int) -> Flow:
-    """What crosses to add the partial results of a layout, each machine adding its own first."""
+def option(access: Access, layout: Layout, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...], machines: int) -> Option:
+    """A layout worked out for nodes of this access, these input shapes and this result; partial flow in elements."""
+    cut = tiles(access, layout)
+    placed = pieces(access, layout, shape)
+    total = max(1, box_size(access.full))
+    share, calls = [0.0] * machines, [0] * machines
+    for box, home in zip(cut, layout.homes, strict=True):
+        share[home] += box_size(box) / total if access.axes else 1.0
+        calls[home] += 1
+    by_tile = [access.regions(box, shapes) for box in cut]
+    regions = tuple(
+        np.array([r[i] for r in by_tile], np.int64).reshape(len(cut), len(shapes[i]), 2) for i in range(len(shapes))
+    )
+    return Option(
+        layout=layout,
+        homes=np.array(layout.homes, np.int64),
+        regions=regions,
+        corners=np.array([p.box for p in placed], np.int64).reshape(len(placed), len(shape), 2),
+        piece_homes=np.array([p.home for p in placed], np.int64),
+        share=tuple(share),
+        calls=tuple(calls),
+        partial=_partial_flow(placed, layout, machines),
+    )
+
+
+def flow(have: Option, want: np.ndarray, homes: np.ndarray, machines: int) -> Flow:
+    """What crosses, in elements, so that a tile at each of `homes` gets its region `want`; each element goes to a machine once.
+
+    Shapes  want: i64[tiles, axes, 2]; homes: i64[tiles]
+    """
+    corners = have.corners
+    low = np.maximum(corners[:, None, :, 0], want[None, :, :, 0])
+    high = np.minimum(corners[:, None, :, 1], want[None, :, :, 1])
+    common = np.maximum(high - low, 0).prod(axis=-1)  # [pieces, tiles]
+    common[have.piece_homes[:, None] == homes[None, :]] = 0
+    counts = np.zeros((len(corners), machines), np.int64)
+    np.add.at(counts.T, homes, common.T)
+    if len(homes) > len(set(homes.tolist())):
+        _without_overlaps(counts, have, want, homes)
+    into = counts.sum(axis=0)
+    out = np.zeros(machines, np.int64)
+    np.add.at(out, have.piece_homes, counts.sum(axis=1))
+    return Flow(tuple(out.tolist()), tuple(into.tolist()), int((counts > 0).sum()))
+
+
+def _without_overlaps(counts: np.ndarray, have: Option, want: np.ndarray, homes: np.ndarray) -> None:
+    """Where several tiles of one machine want the same elements of a piece, count these once."""
+    for machine in set(homes.tolist()):
+        mine = [_as_box(w) for w in want[homes == machine]]
+        distinct = list(dict.fromkeys(mine))
+        if len(mine) == 1 or (len(distinct) == len(mine) and union_size(distinct) == sum(map(box_size, distinct))):
+            continue
+        for i, home in enumerate(have.piece_homes.tolist()):
+            if home != machine and counts[i, machine]:
+                piece = _as_box(have.corners[i])
+                counts[i, machine] = union_size([hit for w in distinct if (hit := intersect(piece, w)) is not None])
+
+
+def _as_box(corners: np.ndarray) -> Box:
+    return tuple((int(low), int(high)) for low, high in corners)
+
+
+def _partial_flow(placed: tuple[Placed, ...], layout: Layout, machines: int) -> Flow:
+    """What crosses, in elements, to add the partial results of a layout, each machine adding its own first."""
     out, into, messages = [0] * machines, [0] * machines, 0
-    for piece in pieces(access, layout, shape):
-        nbytes = box_size(piece.box) * itemsize
+    for piece in placed:
         for home in dict.fromkeys(layout.homes[m] for m in piece.members):
             if home != piece.home:
-                out[home] += nbytes
-                into[piece.home] += nbytes
+                out[home] += box_size(piece.box)
+                into[piece.home] += box_size(piece.box)
                 messages += 1
     return Flow(tuple(out), tuple(into), messages)
 
@@ -150,12 +208,12 @@ def disjoint(regions: list[Box]) -> list[Box]:
     for box in unique:
         rest = [box]
         for other in found:
-            rest = [piece for r in rest for piece in _minus(r, other)]
+            rest = [piece for r in rest for piece in minus(r, other)]
         found.extend(rest)
     return found
 
 
-def _minus(box: Box, other: Box) -> list[Box]:
+def minus(box: Box, other: Box) -> list[Box]:
     """`box` without `other`, as boxes."""
     common = intersect(box, other)
     if common is None:

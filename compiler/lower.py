@@ -104,6 +104,7 @@ class _Lowering:
         self.reads = self._reads()
         self.pinned: set[int] = set()
         self.step_value = -1
+        self.fed: dict[tuple[str, str, Box], int] = {}
         self.feeds: list[Feed] = []
         self.variables: list[Variable] = []
 
@@ -160,13 +161,19 @@ class _Lowering:
 
     def _tensor(self, node: Node, type: TensorType) -> None:
         name = node.op.name
-        place = {"input": FED, "step": FED, "variable": KEPT, "constant": KEPT}.get(name, ARENA)
+        if name in ("input", "step"):  # leaves that differ in their pin only are one value here
+            key = (name, node.name, _leaf_box(node) if name == "input" else ())
+            if key not in self.fed:
+                self.fed[key] = self._value(node, type, FED)
+                if name == "input":
+                    self.feeds.append(Feed(node.name, self.fed[key], _leaf_box(node)))
+                else:
+                    self.step_value = self.fed[key]
+            self.number[node] = self.fed[key]
+            return
+        place = {"variable": KEPT, "constant": KEPT}.get(name, ARENA)
         number = self.number[node] = self._value(node, type, place)
-        if name == "input":
-            self.feeds.append(Feed(node.name, number, _leaf_box(node)))
-        elif name == "step":
-            self.step_value = number
-        elif name == "variable":
+        if name == "variable":
             self.variables.append(self._variable(node, number))
         elif name == "recv":
             (sent,) = node.inputs

@@ -75,7 +75,9 @@ def _check_input(graph: Graph) -> None:
     if not graph.bound:
         raise CompileError("the batch axis B is not bound", hint="graph.bind(batch=...) gives it a size")
     graph.sources("input")
-    graph.sources("variable")
+    unknown = [name for name in graph.updates if name not in graph.variables]
+    if unknown:
+        raise CompileError(f"an update names {unknown[0]!r}, which is no variable that the graph reads", built_at=graph.updates[unknown[0]].origin)
 
 
 def run_passes(graph: Graph, setting: Setting, passes: tuple[Pass, ...]) -> Graph:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from rainshed.compiler.machines import Cluster
+from rainshed.ops.ir import Graph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,10 +16,11 @@ class Setting:
     seed      of every search; the same seed gives the same plan
     strategy  the name of the strategy `split` follows (see compiler/strategy.py), "auto" inside `compile` means each in turn
     fuse      whether element-wise neighbours become one kernel
+    shared    what the search knows of a graph whatever the strategy; kept for the strategies of one `compile`
     """
 
     cluster: Cluster
     seed: int = 0
     strategy: str = "longest"
     fuse: bool = True
-    notes: dict[str, str] = field(default_factory=dict)
+    shared: dict[Graph, Any] = field(default_factory=dict, compare=False)

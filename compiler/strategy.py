@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rainshed.compiler.cost import WEIGHTLESS
-from rainshed.compiler.layouts import Flow, Layout, Placed, factor_grids, flow, partial_flow, pieces, spread, tiles
+from rainshed.compiler.layouts import Flow, Layout, Option, factor_grids, flow, option, spread
 from rainshed.compiler.machines import Cluster
-from rainshed.ops.access import Access, box_size
+from rainshed.compiler.setting import Setting
+from rainshed.ops.access import Access
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.types import TensorType, TupleType, fixed
 
@@ -24,15 +25,14 @@ SWEEPS = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Facts:
-    """What the search asks of a node again and again."""
+    """What the search asks of a node again and again. Nodes of one kind (access and shapes) share their options."""
 
     node: Node
     access: Access
-    shape: tuple[int, ...]
     itemsize: int
     flops: int
     nbytes: int
-    candidates: tuple[Layout, ...]
+    options: tuple[Option, ...]
 
 
 class Search:
@@ -41,44 +41,53 @@ class Search:
     def __init__(self, graph: Graph, cluster: Cluster) -> None:
         self.graph, self.cluster = graph, cluster
         self.machines = len(cluster.machines)
+        self.speed = [m.flops for m in cluster.machines]
+        self.band = [m.bytes_per_s for m in cluster.machines]
+        self.overhead = [m.overhead_s for m in cluster.machines]
+        link = cluster.default_link
+        self.link_bytes_per_s = min([link.bytes_per_s, *(x.bytes_per_s for x in cluster.links.values())])
+        self.latency_s = max([link.latency_s, *(x.latency_s for x in cluster.links.values())])
+        self._kinds: dict[object, tuple[Option, ...]] = {}
+        self._flows: dict[tuple[Option, Option, int], Flow] = {}
         self.nodes = [n for n in graph.nodes() if n.op.name not in FREE]
         self.readers = users(graph.nodes())
         self.facts = {n: self._facts(n) for n in self.nodes}
-        self.layout: dict[Node, Layout] = {}
-        self.speed = [m.flops for m in cluster.machines]
-        self.band = [m.bytes_per_s for m in cluster.machines]
+        self.chosen: dict[Node, Option] = {}
         self.stored = self._stored()
-        link = cluster.default_link
-        slowest = min([link.bytes_per_s, *(x.bytes_per_s for x in cluster.links.values())])
-        self.link_bytes_per_s, self.latency_s = slowest, max([link.latency_s, *(x.latency_s for x in cluster.links.values())])
-        self.overhead_s = max(m.overhead_s for m in cluster.machines)
+        self.stores: dict[Node, list[Node]] = {}
+        for value, variable in self.stored.items():
+            self.stores.setdefault(variable, []).append(value)
         self.layer_home = self._deal_layers()
 
     def _facts(self, node: Node) -> Facts:
         access = node.access
-        itemsize = node.dtype.itemsize if isinstance(node.type, TensorType) else 1
         shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
-        cost = node.op.cost_of(node)
+        shapes = tuple(fixed(i.shape) if isinstance(i.type, TensorType) else () for i in node.inputs)
         weightless = node.op.name in WEIGHTLESS
+        cost = node.op.cost_of(node)
+        kind = (access, shape, shapes, node.origin.pin)
+        if kind not in self._kinds:
+            layouts = self._layouts(node, access)
+            self._kinds[kind] = tuple(option(access, one, shapes, shape, self.machines) for one in layouts)
         return Facts(
-            node,
-            access,
-            shape,
-            itemsize,
-            0 if weightless else cost.flops,
-            0 if weightless else cost.nbytes or 0,
-            self._candidates(node, access),
+            node=node,
+            access=access,
+            itemsize=node.dtype.itemsize if isinstance(node.type, TensorType) else 1,
+            flops=0 if weightless else cost.flops,
+            nbytes=0 if weightless else cost.nbytes or 0,
+            options=self._kinds[kind],
         )
 
-    def _candidates(self, node: Node, access: Access) -> tuple[Layout, ...]:
+    def _layouts(self, node: Node, access: Access) -> list[Layout]:
+        """What a node can choose from: whole on any one machine, or cut along one or two axes for all of them."""
         single = (1,) * len(access.axes)
         if node.origin.pin is not None:
-            return (Layout(single, (self.cluster.names.index(node.origin.pin),)),)
+            return [Layout(single, (self.cluster.names.index(node.origin.pin),))]
         found = [Layout(single, (m,)) for m in range(self.machines)]
         if self.machines > 1:
             grids = dict.fromkeys(factor_grids(access, self.machines))
             found += [Layout(grid, spread(math.prod(grid), self.machines)) for grid in grids]
-        return tuple(found)
+        return found
 
     def _stored(self) -> dict[Node, Node]:
         """Root -> variable: values that must end where a variable lies."""
@@ -89,7 +98,7 @@ class Search:
         for name, node in self.graph.outputs.items():
             if name.startswith("grad/") and name[5:] in variables:
                 found[node] = variables[name[5:]]
-        return found
+        return {node: variable for node, variable in found.items() if node in self.facts}
 
     def _deal_layers(self) -> dict[str, int]:
         """The machine of each layer when layers are dealt out in order of first use, by work; backward follows forward."""
@@ -103,90 +112,84 @@ class Search:
         return machine
 
     # -- costs in seconds ---------------------------------------------------------------------------------------------
-    def compute(self, facts: Facts, layout: Layout) -> float:
-        if not facts.flops and not facts.nbytes:
+    def compute(self, f: Facts, one: Option) -> float:
+        if not f.flops and not f.nbytes:
             return 0.0
-        total = max(1, box_size(facts.access.full))
-        load = [0.0] * self.machines
-        for box, home in zip(tiles(facts.access, layout), layout.homes, strict=True):
-            share = box_size(box) / total if facts.access.axes else 1.0
-            load[home] += max(facts.flops * share / self.speed[home], facts.nbytes * share / self.band[home]) + self.overhead_s
-        return max(load)
+        slowest = 0.0
+        for m, share in enumerate(one.share):
+            if share:
+                time = max(f.flops * share / self.speed[m], f.nbytes * share / self.band[m]) + one.calls[m] * self.overhead[m]
+                slowest = max(slowest, time)
+        return slowest
 
-    def carry(self, moved: Flow) -> float:
+    def carry(self, moved: Flow, itemsize: int) -> float:
         if not moved.messages:
             return 0.0
-        return max(*moved.out, *moved.into) / self.link_bytes_per_s + self.latency_s * max(1, moved.messages / self.machines)
+        busiest = max(*moved.out, *moved.into) * itemsize
+        return busiest / self.link_bytes_per_s + self.latency_s * max(1.0, moved.messages / self.machines)
 
-    def have(self, value: Node, layout: Layout) -> tuple[Placed, ...]:
-        f = self.facts[value]
-        return pieces(f.access, layout, f.shape)
-
-    def edge(self, value: Node, layout: Layout, reader: Node, its: Layout) -> float:
+    def edge(self, value: Node, have: Option, reader: Node, its: Option) -> float:
         """Seconds to bring one value to one reader."""
         if isinstance(value.type, TupleType):
-            return 0.0 if layout.homes[0] == its.homes[0] else math.inf  # a tuple does not travel
-        f, r = self.facts[value], self.facts[reader]
-        total = 0.0
-        for i, node in enumerate(reader.inputs):
-            if node is value:
-                have = self.have(value, layout)
-                total += self.carry(flow(have, r.access, its, i, f.shape, f.itemsize, self.machines))
-                break
-        return total
+            return 0.0 if have.layout.homes[0] == its.layout.homes[0] else math.inf  # a tuple does not travel
+        i = reader.inputs.index(value)
+        key = (have, its, i)
+        if key not in self._flows:
+            self._flows[key] = flow(have, its.regions[i], its.homes, self.machines)
+        return self.carry(self._flows[key], self.facts[value].itemsize)
 
-    def store(self, value: Node, layout: Layout, variable: Node, its: Layout) -> float:
+    def store(self, value: Node, have: Option, its: Option) -> float:
         """Seconds to bring a gradient or an update to where its variable lies."""
-        f, v = self.facts[value], self.facts[variable]
-        same_index = v.access
-        moved = flow(self.have(value, layout), _identity(same_index), its, 0, f.shape, f.itemsize, self.machines)
-        return self.carry(moved)
+        key = (have, its, -1)
+        if key not in self._flows:
+            self._flows[key] = flow(have, its.corners, its.piece_homes, self.machines)
+        return self.carry(self._flows[key], self.facts[value].itemsize)
 
-    def cost(self, node: Node, layout: Layout) -> float:
+    def cost(self, node: Node, one: Option) -> float:
         """All that changes with the layout of one node, the others staying as they are."""
         f = self.facts[node]
-        total = self.compute(f, layout)
-        total += self.carry(partial_flow(f.access, layout, f.shape, f.itemsize, self.machines))
+        total = self.compute(f, one) + self.carry(one.partial, f.itemsize)
         for value in dict.fromkeys(node.inputs):
-            if value in self.layout:
-                total += self.edge(value, self.layout[value], node, layout)
+            if value in self.chosen:
+                total += self.edge(value, self.chosen[value], node, one)
         for reader in self.readers[node]:
-            if reader in self.layout:
-                total += self.edge(node, layout, reader, self.layout[reader])
-        if node in self.stored and self.stored[node] in self.layout:
-            total += self.store(node, layout, self.stored[node], self.layout[self.stored[node]])
+            if reader in self.chosen:
+                total += self.edge(node, one, reader, self.chosen[reader])
+        variable = self.stored.get(node)
+        if variable is not None and variable in self.chosen:
+            total += self.store(node, one, self.chosen[variable])
         if node.op.name == "variable":
-            for value, variable in self.stored.items():
-                if variable is node and value in self.layout:
-                    total += self.store(value, self.layout[value], node, layout)
-            total += self._memory(f, layout)
+            total += sum(self.store(v, self.chosen[v], one) for v in self.stores.get(node, ()) if v in self.chosen)
+            total += self._memory(f, one)
         return total
 
-    def _memory(self, facts: Facts, layout: Layout) -> float:
+    def _memory(self, f: Facts, one: Option) -> float:
         """A small price for holding much of a variable on one machine, so that equal choices spread the parameters."""
-        held = [0.0] * self.machines
-        for box, home in zip(tiles(facts.access, layout), layout.homes, strict=True):
-            held[home] += box_size(box) * facts.itemsize
-        return max(h / self.band[i] for i, h in enumerate(held)) * 0.1
+        nbytes = f.node.type.nbytes
+        return 0.1 * max(nbytes * share / self.band[m] for m, share in enumerate(one.share))
 
     # -- the search ---------------------------------------------------------------------------------------------------
-    def start(self, strategy: Callable[[Search, Node], Layout]) -> None:
-        self.layout = {}
+    def start(self, strategy: Start) -> None:
+        """Every node gets the strategy's layout; variables lie where the readers then want them."""
+        self.chosen = {}
         for node in self.nodes:
-            if len(self.facts[node].candidates) == 1:
-                self.layout[node] = self.facts[node].candidates[0]
+            options = self.facts[node].options
+            if len(options) == 1:
+                self.chosen[node] = options[0]
             elif node.op.name != "variable":
-                self.layout[node] = strategy(self, node)
-        for node in self.nodes:  # variables lie where the start's readers want them
-            if node not in self.layout:
-                self.layout[node] = self.best(node)
+                wanted = strategy(self, node)
+                self.chosen[node] = next((o for o in options if o.layout == wanted), options[0])
+        for node in self.nodes:
+            if node not in self.chosen:
+                self.chosen[node] = self.best(node)
 
-    def best(self, node: Node) -> Layout:
-        options = self.facts[node].candidates
+    def best(self, node: Node) -> Option:
+        """The option that costs least now; the present one where several do."""
+        options = self.facts[node].options
+        now = self.chosen.get(node)
         if len(options) == 1:
             return options[0]
-        now = self.layout.get(node)
-        costs = [(self.cost(node, option), option != now, i) for i, option in enumerate(options)]
+        costs = [(self.cost(node, one), one is not now, i) for i, one in enumerate(options)]
         return options[min(costs)[2]]
 
     def improve(self) -> None:
@@ -195,16 +198,13 @@ class Search:
             changed = False
             for node in self.nodes if sweep % 2 == 0 else reversed(self.nodes):
                 new = self.best(node)
-                changed |= new != self.layout[node]
-                self.layout[node] = new
+                changed |= new is not self.chosen[node]
+                self.chosen[node] = new
             if not changed:
                 return
 
 
-def _identity(access: Access) -> Access:
-    """The access of a reader that needs each element where it lies."""
-    return Access(access.axes, (access.output,), access.output)
-
+Start = Callable[[Search, Node], Layout]
 
 # -- starts -----------------------------------------------------------------------------------------------------------
 def _cut(search: Search, node: Node, order: list[int]) -> Layout:
@@ -261,7 +261,7 @@ def on_one(search: Search, node: Node) -> Layout:
     return Layout((1,) * len(search.facts[node].access.axes), (max(range(search.machines), key=lambda m: search.speed[m]),))
 
 
-STRATEGIES: dict[str, Callable[[Search, Node], Layout]] = {
+STRATEGIES: dict[str, Start] = {
     "space": in_space,
     "features": along_features,
     "batch": along_batch,
@@ -271,12 +271,12 @@ STRATEGIES: dict[str, Callable[[Search, Node], Layout]] = {
 }
 
 
-def choose_layouts(graph: Graph, cluster: Cluster, strategy: str) -> dict[Node, Layout]:
-    """The layout of every node that needs one, from one start."""
-    search = Search(graph, cluster)
-    search.start(STRATEGIES[strategy])
-    if strategy != "one":
+def choose_layouts(graph: Graph, setting: Setting) -> dict[Node, Layout]:
+    """The layout of every node that needs one, from the start that the setting names."""
+    if graph not in setting.shared:
+        setting.shared[graph] = Search(graph, setting.cluster)
+    search: Search = setting.shared[graph]
+    search.start(STRATEGIES[setting.strategy])
+    if setting.strategy != "one":
         search.improve()
-    return search.layout
-
-
+    return {node: one.layout for node, one in search.chosen.items()}

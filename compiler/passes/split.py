@@ -23,10 +23,10 @@ def split(graph: Graph, setting: Setting) -> Graph:
 
     In      every size is known
     Out     every node has a home, and names the value and the region of it that it is; an output or update that was cut is
-            `NAME@i`, one for each piece; a gradient or update has the pieces of its variable
+            `NAME@i`, one for each piece; a gradient or update has the pieces of its variable; every piece of a variable is kept
     Source  Tofu (Wang et al., EuroSys 2019): regions from affine signatures; partial sums are added where they are needed
     """
-    layouts = choose_layouts(graph, setting.cluster, setting.strategy)
+    layouts = choose_layouts(graph, setting)
     return Splitter(graph, layouts).run()
 
 
@@ -52,11 +52,12 @@ class Splitter:
             self._root(outputs, name, node, target)
         for name, node in self.graph.updates.items():
             self._root(updates, name, node, variables[name])
-        return replace(self.graph, outputs=outputs, updates=updates)
+        kept = tuple(tile for node in variables.values() for _, tile in self.made[node])
+        return replace(self.graph, outputs=outputs, updates=updates, kept=kept)
 
     def _root(self, roots: dict[str, Node], name: str, node: Node, variable: Node | None) -> None:
         """The pieces of one output: its own, or those of the variable that it belongs to."""
-        if node.op.name in FREE:
+        if node.op.name in FREE and variable is None:
             roots[f"{name}@0"] = self._leaf(node, whole(fixed(node.shape)), 0)
             return
         for i, (placed, _) in enumerate(self.made[node if variable is None else variable]):
@@ -130,6 +131,9 @@ class Splitter:
     def _bring(self, value: Node, region: Box, home: int) -> Node:
         if value.op.name in FREE:
             return self._leaf(value, region, home)
+        for placed, tile in self.made[value]:
+            if placed.box == region:
+                return tile
         if box_size(region) == 0:  # a tile that lies wholly in the padding reads nothing
             nothing = np.empty(box_shape(region), value.dtype.numpy)
             return constant_op.make((), {"value": nothing}, self._origin(value, home, region))
