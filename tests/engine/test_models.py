@@ -1,0 +1,68 @@
+"""The demos' networks are those of the examples, and learn."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rainshed as rs
+from rainshed.engine import models
+from rainshed.engine.datasets import digits, vowels
+from rainshed.ops.evaluate import evaluate, initial_value
+from rainshed.ops.ir import Graph
+from rainshed.ops.text import graph_text
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "file,build,model",
+    [("digits", "build", "digits"), ("speech", "small", "speech"), ("speech", "recurrent", "speech_lstm")],
+)
+def test_examples_are_the_models(file, build, model):
+    written, shipped = getattr(example(file), build)(), getattr(models, model)()
+    assert graph_text(written) == graph_text(shipped)
+    assert written.rule.name == shipped.rule.name and written.loss == shipped.loss == "loss"
+    rules = [graph_text(g.rule.graph((3,), rs.float32)) for g in (written, shipped)]
+    assert rules[0] == rules[1]
+
+
+def test_the_papers_speech_network():
+    """Dean et al. 2012, section 5: 440 inputs, 4 x 2560, 8192: about 42 million parameters."""
+    graph = example("speech").build()
+    weights = [v.shape for name, v in graph.variables.items() if name.endswith("/w")]
+    assert weights == [(440, 2560), (2560, 2560), (2560, 2560), (2560, 2560), (2560, 8192)]
+    assert sum(v.type.size for v in graph.variables.values()) == 41_777_152
+    assert graph_text(graph) == graph_text(models.speech(features=40, hidden=(2560,) * 4, classes=8192))
+
+
+@pytest.mark.parametrize("model,data", [("digits", digits), ("speech", vowels), ("speech_lstm", vowels)])
+def test_they_learn(model, data):
+    """Some steps on one batch bring the loss down to less than half."""
+    graph = getattr(models, model)()
+    batch = {name: array[:: len(array) // 24][:24] for name, array in data().train.items() if name in graph.inputs}
+    variables = graph.variables
+    gradients = rs.grad(graph.outputs["loss"], list(variables.values()))
+    step = Graph({"loss": graph.outputs["loss"], **dict(zip(variables, gradients, strict=True))}).bind(batch=24)
+    rules = {name: graph.rule.graph(v.shape, v.dtype) for name, v in variables.items()}
+    state = {
+        name: {"w": initial_value(v, 0), **{s: np.full(v.shape, start, "f") for s, start in graph.rule.slots.items()}}
+        for name, v in variables.items()
+    }
+    losses = []
+    for number in range(6):
+        found, _ = evaluate(step, batch, {name: s["w"] for name, s in state.items()})
+        losses.append(float(found["loss"]))
+        for name, rule in rules.items():
+            state[name], _ = evaluate(rule, {"dw": found[name], "step": np.int64(number), **state[name]})
+    assert losses[-1] < losses[0] / 2
