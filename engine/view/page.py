@@ -1,0 +1,142 @@
+"""The page of a plan: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from rainshed.compiler.plan import Plan
+from rainshed.engine.view import tables
+from rainshed.engine.view.details import details
+from rainshed.engine.view.markup import Child, Markup, el, join, void
+from rainshed.engine.view.model import Measured, PlanView, view_of
+from rainshed.engine.view.picture import plan_picture
+from rainshed.engine.view.style import PAGE_STYLE, SCRIPT
+from rainshed.engine.view.units import bytes_text, colours, count_text, plural, seconds_text
+
+MAX_LEGEND = 16
+
+
+def plan_html(plan: Plan, *, measured: Measured | None = None, title: str = "Plan") -> str:
+    """The plan as one self-contained page: layers and what crosses between them, bytes from machine to machine,
+    the load of each machine, the biggest transfers, and how the plan was found.
+
+    measured  what a run showed, per step: it is put beside what was predicted
+    """
+    view = view_of(plan)
+    colour = dict(zip(plan.machines, colours(len(plan.machines)), strict=True))
+    about = (plural(len(plan.machines), "machine"), f"batch {plan.batch}" if plan.batch else "", f"seed {plan.seed}")
+    body = el(
+        "main",
+        el(
+            "header",
+            el("h1", title),
+            el("p", " · ".join(filter(None, about)), class_="rs-soft rs-sub"),
+        ),
+        headline(view, measured),
+        _layers(view, colour),
+        _traffic(view, colour),
+        _part("Machines", _machines_lead(measured), tables.machines(view, colour, measured)),
+        _part("The biggest transfers", "What crosses in every step, put together by value and reason.", _moved(view)),
+        _notes(plan),
+        el("footer", f"Rainshed plan {plan.hash}", class_="rs-soft"),
+        class_="rs",
+    )
+    head = el(
+        "head",
+        void("meta", charset="utf-8"),
+        void("meta", name="viewport", content="width=device-width,initial-scale=1"),
+        el("title", title),
+        el("style", Markup(PAGE_STYLE)),
+    )
+    page = el("html", head, el("body", body, el("script", Markup(SCRIPT))), lang="en")
+    return f"<!doctype html>\n{page}\n"
+
+
+def headline(view: PlanView, measured: Measured | None = None) -> Markup:
+    """The figures of the plan as a whole."""
+    p, plan = view.plan.prediction, view.plan
+    peak = max(p.machines, key=lambda m: p.machines[m].memory_bytes, default=None)
+    seen = measured or Measured()
+    bound = f"{p.step_s / p.lower_bound_s:.2f} × its lower bound" if p.lower_bound_s > 0 else ""
+    facts: Iterable[tuple[str, str, str | None]] = (
+        ("Predicted step", seconds_text(p.step_s), bound),
+        ("Measured step", seconds_text(seen.step_s), _against(seen.step_s, p.step_s)) if seen.step_s else ("", "", ""),
+        ("Lower bound", seconds_text(p.lower_bound_s), None),
+        ("Sent per step", bytes_text(p.bytes), _seen(seen.bytes, bytes_text) or f"{p.bytes:,} bytes"),
+        ("Messages per step", f"{p.messages:,}", _seen(seen.messages, count_text)),
+        ("Most memory", bytes_text(p.machines[peak].memory_bytes) if peak else "–", f"on {peak}" if peak else None),
+        ("Parameters", count_text(view.parameters), plural(len(_trained(plan)), "variable")),
+    )
+    shown = (el("div", el("dt", name), el("dd", value, _small(note))) for name, value, note in facts if name)
+    return el("dl", *shown, class_="rs-kpis")
+
+
+def _small(note: str | None) -> Markup | None:
+    return el("small", note) if note else None
+
+
+def _against(seen: float, predicted: float) -> str:
+    return f"{100 * (seen / predicted - 1):+.0f} % against predicted" if predicted > 0 else ""
+
+
+def _seen(value: float | None, text: Callable[[float], str]) -> str | None:
+    return f"{text(value)} measured" if value is not None else None
+
+
+def _trained(plan: Plan) -> set[str]:
+    return {v.name for p in plan.programs for v in p.variables if v.trainable}
+
+
+def _part(title: str, lead: str, *content: Child) -> Markup:
+    return el("section", el("h2", title), el("p", lead, class_="rs-soft rs-lead"), *content, class_="rs-part")
+
+
+def legend(colour: dict[str, str]) -> Markup | None:
+    """Which colour is which machine; nothing for many machines, where the bars' tips say it."""
+    if len(colour) > MAX_LEGEND:
+        return None
+    names = (el("span", el("i", class_="rs-chip", style=f"background:{c}"), m) for m, c in colour.items())
+    return el("div", *names, class_="rs-legend")
+
+
+def _layers(view: PlanView, colour: dict[str, str]) -> Markup:
+    lead = (
+        "A bar shows which machines share the work of a layer. Thick arrows cross machines: bytes sent per step, "
+        "and below them the size of the values. Choose a layer or a thick arrow to see what is in it."
+    )
+    left: list[Child] = []
+    if view.backward:
+        left.append(void("input", type="checkbox", id="rs-backward", checked="", class_="rs-switch-box"))
+        left.append(el("label", "Backward traffic", for_="rs-backward", class_="rs-switch"))
+    left.append(legend(colour))
+    left.append(el("div", plan_picture(view, colour, clickable=True), class_="rs-scroll"))
+    side = el("aside", details(view, colour), class_="rs-details")
+    split = el("div", el("div", *left), side, class_="rs-split")
+    return _part("Layers", lead, split)
+
+
+def _traffic(view: PlanView, colour: dict[str, str]) -> Markup:
+    if not view.plan.transfers:
+        return _part("Bytes between machines", "Nothing crosses: all of the plan runs where its values are.")
+    most = max(view.plan.bytes_between.values())
+    why = el("div", el("h3", "Why they cross"), tables.reasons(view))
+    grid = el("div", tables.matrix(view, colour), class_="rs-scroll")
+    lead = f"Payload per step; rows send, columns receive. The busiest pair moves {bytes_text(most)}."
+    return _part("Bytes between machines", lead, el("div", grid, why, class_="rs-split rs-even"))
+
+
+def _machines_lead(measured: Measured | None) -> str:
+    if measured is None:
+        return "Predicted for one step."
+    return "For one step: predicted, and hatched below it what a run showed."
+
+
+def _moved(view: PlanView) -> Markup:
+    return tables.transfers(view.flows) if view.flows else el("p", "None.")
+
+
+def _notes(plan: Plan) -> Markup | None:
+    if not plan.notes:
+        return None
+    rows = (join(el("dt", key), el("dd", text)) for key, text in plan.notes.items())
+    return _part("How the plan was found", "", el("dl", *rows, class_="rs-notes"))

@@ -1,0 +1,170 @@
+"""The tables of the page: bytes from machine to machine, the load of each machine, the biggest transfers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from rainshed.engine.view.markup import Markup, el, join
+from rainshed.engine.view.model import Flow, Measured, PlanView
+from rainshed.engine.view.units import bytes_text, percent_text, plural, scaled, seconds_text
+
+NUMBERED = 12  # up to so many machines the matrix has numbers in its cells
+MANY = 16  # from more machines on, the bars of the calmer ones are folded away
+BUSIEST, TRANSFERS = 8, 20
+_HEATS = 10
+
+
+def matrix(view: PlanView, colour: Mapping[str, str]) -> Markup:
+    """Machine x machine: payload bytes per step, rows send, columns receive."""
+    names, between = view.plan.machines, view.plan.bytes_between
+    most = max(between.values(), default=0)
+    small = len(names) > NUMBERED
+    head = [el("th", _chip(colour[m]), el("span", m), title=m) for m in names]
+    rows = []
+    for a in names:
+        cells = [_cell(a, b, between.get((a, b), 0), most, small) for b in names]
+        out = sum(between.get((a, b), 0) for b in names)
+        name = el("th", _chip(colour[a]), el("span", a), title=f"{a} sends", scope="row")
+        rows.append(el("tr", name, *cells, _total(out)))
+    into = [_total(sum(between.get((a, b), 0) for a in names), small) for b in names]
+    corner = el("th", "from \\ to", class_="rs-soft")
+    return el(
+        "table",
+        el("thead", el("tr", corner, *head, el("th", "sends", class_="rs-num"))),
+        el("tbody", *rows),
+        el("tfoot", el("tr", el("th", "receives", scope="row"), *into, _total(sum(between.values())))),
+        class_="rs-matrix rs-small" if small else "rs-matrix",
+    )
+
+
+def _cell(a: str, b: str, nbytes: int, most: int, small: bool) -> Markup:
+    if a == b or not nbytes:
+        return el("td", class_="rs-self" if a == b else None)
+    heat = max(1, round(_HEATS * math.sqrt(nbytes / most)))
+    tip = f"{a} → {b}: {nbytes:,} bytes"
+    return el("td", None if small else bytes_text(nbytes), class_=f"rs-h{heat}", title=tip)
+
+
+def _total(nbytes: int, small: bool = False) -> Markup:
+    return el("td", "" if small else bytes_text(nbytes), class_="rs-total", title=f"{nbytes:,} bytes")
+
+
+def _chip(colour: str) -> Markup:
+    return el("i", class_="rs-chip", style=f"background:{colour}")
+
+
+_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("compute", "compute_s", seconds_text),
+    ("memory", "memory_bytes", bytes_text),
+    ("receives", "bytes_in", bytes_text),
+    ("sends", "bytes_out", bytes_text),
+)
+
+
+def machines(view: PlanView, colour: Mapping[str, str], measured: Measured | None) -> Markup:
+    """For each machine, bars of time, memory and traffic; what a run showed stands below what was predicted."""
+    names, predicted = list(view.plan.machines), view.plan.prediction.machines
+    known = (*predicted.values(), *(measured.machines.values() if measured else ()))
+    scales = {key: max((getattr(row, key) or 0 for row in known), default=0) for _, key, _ in _COLUMNS}
+    rows = {m: _machine_row(m, view, colour[m], measured, scales) for m in names}
+    head = el("thead", el("tr", el("th", "machine"), *(el("th", title) for title, _, _ in _COLUMNS)))
+    if len(names) <= MANY:
+        return el("table", head, el("tbody", *rows.values()), class_="rs-bars")
+    busy = sorted(names, key=lambda m: -predicted[m].compute_s if m in predicted else 0.0)[:BUSIEST]
+    return join(
+        el("p", f"The {BUSIEST} machines with most to compute", class_="rs-soft"),
+        el("table", head, el("tbody", *(rows[m] for m in busy)), class_="rs-bars"),
+        el(
+            "details",
+            el("summary", f"All {len(names)} machines"),
+            el("table", head, el("tbody", *rows.values()), class_="rs-bars"),
+        ),
+    )
+
+
+def _machine_row(
+    name: str, view: PlanView, colour: str, measured: Measured | None, scales: Mapping[str, float]
+) -> Markup:
+    mine = view.plan.prediction.machines.get(name)
+    seen = measured.of(name) if measured else None
+    cells = []
+    for _, key, text in _COLUMNS:
+        value, found = getattr(mine, key, None), getattr(seen, key, None)
+        has = view.memory.get(name) if key == "memory_bytes" else None
+        scale = has or scales.get(key) or 1
+        bars = []
+        if value is not None:
+            bars.append(_bar(value / scale, text(value), colour, f"of {bytes_text(has)}" if has else ""))
+        if found is not None:
+            bars.append(_bar(found / scale, text(found), colour, seen=True))
+        cells.append(el("td", *bars))
+    return el("tr", el("th", _chip(colour), name, scope="row"), *cells)
+
+
+def _bar(share: float, text: str, colour: str, after: str = "", *, seen: bool = False) -> Markup:
+    """A bar with its number; hatched if it was `seen` in a run rather than predicted."""
+    length = 100 * min(1.0, max(0.0, share))
+    fill = f"width:{length:.2f}%;" + (f"--rs-colour:{colour}" if seen else f"background:{colour}")
+    return el(
+        "div",
+        el("span", el("i", style=fill, class_="rs-seen" if seen else None) if length else None, class_="rs-track"),
+        el("b", text),
+        el("small", after),
+        class_="rs-bar",
+        title=f"{text} {'measured' if seen else 'predicted'}",
+    )
+
+
+def reasons(view: PlanView) -> Markup:
+    """Why bytes cross: the share of each reason."""
+    total = sum(view.reasons.values())
+    rows = [
+        el(
+            "tr",
+            el("th", reason, scope="row"),
+            el("td", el("span", el("i", style=f"width:{100 * nbytes / total:.2f}%"), class_="rs-track")),
+            el("td", bytes_text(nbytes), class_="rs-num", title=f"{nbytes:,} bytes"),
+            el("td", percent_text(nbytes / total), class_="rs-num rs-soft"),
+        )
+        for reason, nbytes in view.reasons.items()
+        if total
+    ]
+    return el("table", el("tbody", *rows), class_="rs-reasons")
+
+
+def transfers(flows: Iterable[Flow]) -> Markup:
+    """The biggest transfers, those of one value for one reason in one row."""
+    all_ = list(flows)
+    most = max((f.nbytes for f in all_), default=0) or 1
+    rows = [
+        el(
+            "tr",
+            el("td", f.of),
+            el("td", f.reason),
+            el("td", _way(f)),
+            el("td", "backward" if f.backward else "forward", class_="rs-bwd" if f.backward else None),
+            el("td", f"{f.messages:,}", class_="rs-num"),
+            el("td", _largest(f), class_="rs-soft"),
+            el("td", el("span", el("i", style=f"width:{100 * f.nbytes / most:.2f}%"), class_="rs-track")),
+            el("td", bytes_text(f.nbytes), class_="rs-num", title=f"{f.nbytes:,} bytes"),
+        )
+        for f in all_[:TRANSFERS]
+    ]
+    heads = ("value", "reason", "layers", "pass", "messages", "the largest", "", "bytes")
+    head = el("tr", *(el("th", h, class_="rs-num" if h in ("messages", "bytes") else None) for h in heads))
+    left = all_[TRANSFERS:]
+    rest = f"{plural(len(left), 'smaller row')} with {bytes_text(sum(f.nbytes for f in left))} not shown"
+    return join(
+        el("table", el("thead", head), el("tbody", *rows), class_="rs-wide"),
+        el("p", rest, class_="rs-soft") if left else None,
+    )
+
+
+def _way(flow: Flow) -> str:
+    return flow.source.name if flow.source == flow.target else f"{flow.source.name} → {flow.target.name}"
+
+
+def _largest(flow: Flow) -> str:
+    t = flow.largest
+    return f"{scaled(t.nbytes, 'B')}, {t.source} → {t.to}"
