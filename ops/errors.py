@@ -79,6 +79,12 @@ class KernelError(RainshedError):
     code = "KERNEL"
 
 
+class UnitError(RainshedError):
+    """A unit (a GPU) that a plan uses is not on this machine, or its driver or libraries are not."""
+
+    code = "UNIT"
+
+
 class NotFiniteError(RainshedError):
     """A value that must be finite holds NaN or infinity."""
 
@@ -107,6 +113,12 @@ class AuthError(TransportError):
     """A peer could not prove that it knows the job's token, or speaks another version."""
 
     code = "AUTH"
+
+
+class StaleIncarnationError(TransportError):
+    """A newer process has taken this one's place: it must do nothing more, and end."""
+
+    code = "STALE_INCARNATION"
 
 
 class PeerLostError(TransportError):
