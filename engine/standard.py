@@ -210,13 +210,13 @@ def diff(x: Array, /, *, axis: int = -1, n: int = 1, prepend: Array = None, appe
     x = as_node(x)
     at = _axis("diff", axis, x.ndim)
     given = [as_node(part) for part in (prepend, x, append) if part is not None]
-    x = layout.concat(given, at) if len(given) > 1 else x
-    size = x.shape[at]
+    y = layout.concat(given, at) if len(given) > 1 else given[0]
+    size = y.shape[at]
     if not isinstance(size, int):
-        raise ShapeError(f"diff: the batch axis of {x.type} is not known yet", built_at=current_origin())
+        raise ShapeError(f"diff: the batch axis of {y.type} is not known yet", built_at=current_origin())
     for left in range(size, builtins.max(size - n, 0), -1):
-        x = take_range(x, at, 1, left) - take_range(x, at, 0, left - 1)
-    return x
+        y = take_range(y, at, 1, left) - take_range(y, at, 0, left - 1)
+    return y
 
 
 # -- shape ------------------------------------------------------------------------------------------------------------

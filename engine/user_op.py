@@ -111,11 +111,13 @@ def _make(function: Function, options: Options) -> UserOp:
     dtype = options.get("dtype")
     infer = None if shape is None else _infer(name, shape, dtype)
     arity, fills, attrs = _parameters(name, function)
-    letters = {}
+    summed = whole = ""
     if signature is not None:
         parsed = Signature.parse(signature)
-        free = set(options.get("split", "")) | set(options.get("summed", ""))
-        letters = {"summed": options.get("summed", ""), "whole": "".join(x for x in parsed.letters if x not in free)}
+        if any(len(letter) > 1 for letter in parsed.letters):
+            raise GraphError(f"op {name!r}: the axes of a signature are single letters; found {signature!r}")
+        summed = options.get("summed", "")
+        whole = "".join(x for x in parsed.letters if x not in options.get("split", "") + summed)
         if arity is not None and arity != len(parsed.inputs):
             inputs = len(parsed.inputs)
             raise GraphError(f"op {name!r} has {inputs} inputs by its signature, but its function takes {arity}")
@@ -127,6 +129,8 @@ def _make(function: Function, options: Options) -> UserOp:
         arity=arity,
         attrs=attrs,
         dtype=(dtype if callable(dtype) or dtype is None else dtype_of(dtype)) if signature is not None else None,
+        summed=summed,
+        whole=whole,
         combine=options.get("combine", "add"),
         cpu=function if fills else _kernel(name, function),
         grad=_gradient(options.get("grad")),
@@ -135,7 +139,6 @@ def _make(function: Function, options: Options) -> UserOp:
         formula=options.get("formula"),
         cuda=options.get("cuda"),
         doc=inspect.getdoc(function) or "",
-        **letters,
     )
     return UserOp(function=function, options=options, **{f.name: getattr(made, f.name) for f in fields(Op)})
 

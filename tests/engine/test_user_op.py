@@ -117,6 +117,7 @@ def test_travels_by_cloudpickle():
         (lambda: op(lambda x: x, name="f", signature="()->()", shape=lambda s: s), "and not both"),
         (lambda: op(lambda x: x, name="f", signature="(),()->()"), "2 inputs by its signature"),
         (lambda: op(lambda x: x, name="f", signature="x->x"), "not of the form"),
+        (lambda: op(lambda x: x, name="f", signature="(in)->(in)"), "single letters"),
         (lambda: op(lambda x: x, name="F", signature="()->()"), "lower-case"),
         (lambda: op(lambda x: x, name="f", signature="()->()", dtype="float16"), "float16"),
     ],
