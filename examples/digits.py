@@ -9,7 +9,7 @@ The data holds image: f32[n, 8, 8, 1] from 0 to 1, and label: int32[n]; `rainshe
 import rainshed as rs
 
 
-def build(filters: int = 8, size: int = 3, side: int = 8, classes: int = 10, rate: float = 0.05) -> rs.Graph:
+def build(filters: int = 8, size: int = 3, side: int = 8, classes: int = 10, rate: float = 0.02) -> rs.Graph:
     """Every position has weights of its own, so a cut between positions keeps all weights where they are."""
     image = rs.input("image", (None, side, side, 1))
     label = rs.input("label", (None,), "int32")
