@@ -84,9 +84,7 @@ def test_every_n_fetch_steps_parameters_are_asked_for(running):
 def test_the_executors_own_arrays_are_filled_in_place(running):
     servers, addresses, ann = begin(running)
     mine = filled(7.0)
-    config = ClientConfig(
-        name="r1/m0", layout=servers[0].shard.config.layout, parts=tuple(PARTS), addresses=addresses
-    )
+    config = ClientConfig(name="r1/m0", layout=servers[0].shard.config.layout, parts=tuple(PARTS), addresses=addresses)
     bob = type(ann)(config, QUICK, mine)
     running.clients.append(bob)
     bob.start(running.listen("machine", "r1/m0", bob))
@@ -116,6 +114,15 @@ def test_a_machine_talks_only_to_the_shards_that_hold_its_parts(running):
     assert list(ann.counts()) == [0]
 
 
+def test_a_machine_without_trainable_parts_has_nothing_to_say(running):
+    servers, addresses = running.serve(PARTS, sgd)
+    idle = running.client("r0/m1", servers[0].shard.config.layout, addresses, [])
+    idle.put({})
+    assert idle.end_step(0, {}) is None
+    idle.flush()
+    assert idle.pull() == {} and not servers[0]._clients
+
+
 def test_staleness_is_what_others_pushed_since_the_fetch(running):
     servers, addresses, ann = begin(running, servers=1)
     bob = running.client("r1/m0", servers[0].shard.config.layout, addresses, PARTS)
@@ -134,15 +141,15 @@ def test_staleness_is_what_others_pushed_since_the_fetch(running):
 
 
 class Cutting(ParamServer):
-    """Closes the connection at chosen messages: before a push is done, after it is done and before it is acknowledged,
-    and instead of answering a fetch. Keeps what it was sent."""
+    """Closes the connection at chosen messages of every kind: before a push is done, after it is done and before it is
+    acknowledged, instead of answering a greeting or a fetch, after first values were taken. Keeps what it was sent."""
 
     every = 5
 
     def __init__(self, shard, timeouts):
         super().__init__(shard, timeouts)
-        self.pushes = self.fetches = 0
-        self.cuts = {"before": 0, "after": 0, "fetch": 0}
+        self.pushes = self.fetches = self.greetings = 0
+        self.cuts = {"before": 0, "after": 0, "fetch": 0, "put": 0, "attach": 0}
         self.digests = {}
 
     def _cut(self, client, where):
@@ -162,6 +169,21 @@ class Cutting(ParamServer):
             self._cut(client, "after")
         else:
             client.say(ack)
+
+    def _attach(self, client, message):
+        self.greetings += 1
+        if self.greetings % self.every == 2:
+            self._cut(client, "attach")
+        else:
+            super()._attach(client, message)
+
+    def _put(self, client, message, payload):
+        if self.cuts["put"] < 2:
+            with self._lock:
+                self.shard.put(message, payload)
+            self._cut(client, "put")
+        else:
+            super()._put(client, message, payload)
 
     def _fetch(self, client, message):
         self.fetches += 1

@@ -243,5 +243,3 @@ def test_parameters_fetched_while_others_push_are_never_torn(shard, running):
         stop.set()
         for thread in threads:
             thread.join()
-
-
