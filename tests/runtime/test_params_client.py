@@ -256,7 +256,7 @@ class Forgetful(Shard):
 
 def test_without_duplicate_recognition_the_ledger_is_wrong(running):
     """The test of the test."""
-    ledger, _, _, _ = ledger_run(running, Cutting, shard_kind=Forgetful)
+    ledger, _, _, _ = ledger_run(running, Cutting, replicas=2, steps=10, shard_kind=Forgetful)
     assert ledger.max() > 1.0
 
 
