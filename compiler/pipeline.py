@@ -23,6 +23,7 @@ from rainshed.compiler.simulate import memory_of, simulate
 from rainshed.compiler.strategy import STRATEGIES
 from rainshed.ops.errors import CompileError, UsageError
 from rainshed.ops.ir import Graph
+from rainshed.ops.types import Batch, TensorType
 
 Pass = Callable[[Graph, Setting], Graph]
 
@@ -48,7 +49,7 @@ def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "a
     Raises    CompileError if the graph has no outputs, its batch is not bound, a pin names no machine, or no plan fits the memory
     """
     setting = Setting(cluster=cluster, seed=seed, fuse=fuse)
-    _check_input(graph)
+    graph = _checked(graph, cluster)
     if strategy != "auto" and strategy not in STRATEGIES:
         raise UsageError(f"there is no strategy {strategy!r}", known=", ".join(["auto", *STRATEGIES]))
     graph = run_passes(graph, setting, SHARED)
@@ -69,15 +70,31 @@ def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "a
     return _with_notes(plans[best], {"strategy": best, **{f"tried {n}": text for n, text in {**tried, **refused}.items()}})
 
 
-def _check_input(graph: Graph) -> None:
+def _checked(graph: Graph, cluster: Cluster) -> Graph:
+    """The graph, with its variables kept whatever becomes of their readers. Raises CompileError where it cannot be compiled."""
     if not graph.outputs and not graph.updates:
         raise CompileError("the graph has no outputs: there is nothing to compute")
     if not graph.bound:
-        raise CompileError("the batch axis B is not bound", hint="graph.bind(batch=...) gives it a size")
+        unbound = next(n for n in graph.nodes() if isinstance(n.type, TensorType) and Batch in map(type, n.type.shape))
+        hint = "graph.bind(batch=...) gives it a size"
+        raise CompileError(f"the batch axis B of {unbound!r} is not bound", built_at=unbound.origin, hint=hint)
+    if graph.loss is not None and graph.loss not in graph.outputs:
+        raise CompileError(f"the loss {graph.loss!r} is not an output", outputs=", ".join(graph.outputs) or "none")
     graph.sources("input")
-    unknown = [name for name in graph.updates if name not in graph.variables]
-    if unknown:
-        raise CompileError(f"an update names {unknown[0]!r}, which is no variable that the graph reads", built_at=graph.updates[unknown[0]].origin)
+    for node in graph.nodes():
+        if node.origin.pin is not None and node.origin.pin not in cluster.names:
+            raise CompileError(
+                f"{node.op.name} is pinned to {node.origin.pin!r}, which is not a machine of the cluster",
+                machines=", ".join(cluster.names),
+                built_at=node.origin,
+            )
+    variables = graph.variables
+    for name, node in graph.updates.items():
+        if name not in variables:
+            raise CompileError(f"an update names {name!r}, which is no variable of the graph", built_at=node.origin)
+        if node.type != variables[name].type:
+            raise CompileError(f"variable {name!r} is {variables[name].type}; its update is {node.type}", built_at=node.origin)
+    return replace(graph, kept=tuple(variables.values()))
 
 
 def run_passes(graph: Graph, setting: Setting, passes: tuple[Pass, ...]) -> Graph:
@@ -94,7 +111,7 @@ def show(graph: Graph, cluster: Cluster, after: str, *, seed: int = 0, strategy:
     names = [p.__name__ for p in PASSES]
     if after not in names:
         raise UsageError(f"there is no pass {after!r}", passes=", ".join(names))
-    _check_input(graph)
+    graph = _checked(graph, cluster)
     setting = Setting(cluster=cluster, seed=seed, strategy=strategy)
     return run_passes(graph, setting, PASSES[: names.index(after) + 1])
 

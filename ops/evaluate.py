@@ -95,7 +95,7 @@ def evaluate(
     graph: Graph, feeds: Mapping[str, Any], variables: Mapping[str, Any] | None = None, *, step: int = 0, seed: int = 0
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The graph's outputs, and the new values of the variables that it updates."""
-    values = evaluate_nodes(graph.roots, feeds, variables, step=step, seed=seed)
+    values = evaluate_nodes((*graph.outputs.values(), *graph.updates.values()), feeds, variables, step=step, seed=seed)
     outputs = dict(zip(graph.outputs, values, strict=False))
     updates = dict(zip(graph.updates, values[len(outputs) :], strict=True))
     return outputs, updates

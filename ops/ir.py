@@ -257,7 +257,7 @@ class Node:
     def T(self) -> Node:  # noqa: N802
         """A matrix transposed; two axes only, as in the Array API."""
         if self.ndim != 2:
-            raise GraphError(f"T is for matrices; {self!r} has {self.ndim} axes", hint="use permute_dims or .mT")
+            raise GraphError(f"T is for matrices; {self!r} has {self.ndim} axes", built_at=self.origin, hint="use permute_dims or .mT")
         return self.mT
 
 
@@ -269,16 +269,18 @@ class Graph:
     updates  variable's name -> node: the value the variable has after the step
     loss     the name of the output to differentiate, or None
     rule     how a gradient moves its variable (see ops/update.py), or None: then gradients become outputs `grad/NAME`
+    kept     variables that stay though nobody reads them: the compiler may find that a part of one is not needed
     """
 
     outputs: Mapping[str, Node]
     updates: Mapping[str, Node] = field(default_factory=dict)
     loss: str | None = None
     rule: UpdateRule | None = None
+    kept: tuple[Node, ...] = ()
 
     @property
     def roots(self) -> tuple[Node, ...]:
-        return (*self.outputs.values(), *self.updates.values())
+        return (*self.outputs.values(), *self.updates.values(), *self.kept)
 
     def nodes(self) -> tuple[Node, ...]:
         """Every node, inputs before users; the same order on every run."""
@@ -318,6 +320,7 @@ class Graph:
             self,
             outputs={name: new[node] for name, node in self.outputs.items()},
             updates={name: new[node] for name, node in self.updates.items()},
+            kept=tuple(new[node] for node in self.kept),
         )
 
     def bind(self, *, batch: int) -> Self:

@@ -40,6 +40,7 @@ def graph_text(graph: Graph, *, origins: bool = False) -> str:
     lines = [f"  {line_of(node, names, origins=origins)}" for node in names]
     lines += [f"  output {name} = {names[node]}" for name, node in graph.outputs.items()]
     lines += [f"  update {name} = {names[node]}" for name, node in graph.updates.items()]
+    lines += [f"  keep {names[node]}" for node in graph.kept]
     if graph.loss is not None:
         lines.append(f"  loss {graph.loss}")
     return "\n".join(["graph {", *lines, "}"])
@@ -220,6 +221,7 @@ def parse(text: str, ops: Mapping[str, Op]) -> Graph:
     nodes: dict[str, Node] = {}
     outputs: dict[str, Node] = {}
     updates: dict[str, Node] = {}
+    kept: list[Node] = []
     loss: str | None = None
     lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.split("#")[0].strip()]
     if not lines or lines[0][1].strip() != "graph {" or lines[-1][1].strip() != "}":
@@ -238,13 +240,18 @@ def parse(text: str, ops: Mapping[str, Op]) -> Graph:
             if value not in nodes or not key or key in target:
                 raise reader.wrong(f"{value} is not defined, or {key!r} is named twice")
             target[key] = nodes[value]
+        elif reader.text == "keep":
+            reader.next()
+            if reader.text not in nodes:
+                raise reader.wrong(f"{reader.text} is not defined")
+            kept.append(nodes[reader.text])
         elif reader.text == "loss":
             loss = line.strip().removeprefix("loss").strip()
         else:
-            raise reader.wrong("a line defines a %value, an output, an update or the loss")
+            raise reader.wrong("a line defines a %value, an output, an update, what is kept or the loss")
     if loss is not None and loss not in outputs:
         raise ParseError(f"the loss {loss!r} is not an output")
-    return Graph(outputs=outputs, updates=updates, loss=loss)
+    return Graph(outputs=outputs, updates=updates, loss=loss, kept=tuple(kept))
 
 
 def _node(reader: _Reader, nodes: Mapping[str, Node], ops: Mapping[str, Op]) -> Node:

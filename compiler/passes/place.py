@@ -6,7 +6,6 @@ from rainshed.compiler.cost import seconds
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.strategy import FREE
-from rainshed.ops.errors import CompileError
 from rainshed.ops.ir import Device, Graph, Node, users
 
 SWEEPS = 3
@@ -16,17 +15,10 @@ CHEAP = 4.0  # a node is free to move if it takes no more than this many call ov
 def place(graph: Graph, setting: Setting) -> Graph:
     """Give each node a device: the home that `split` cut it for, or a neighbour's machine if that saves bytes.
 
-    In      every node has a home
+    In      every node has a home, and a pin names a machine of the cluster
     Out     every node has a device; pins hold; a gradient or update is where its variable is
     Source  Fiduccia and Mattheyses 1982 (moves by gain), on the bytes between machines
     """
-    for node in graph.nodes():
-        if node.origin.pin is not None and node.origin.pin not in setting.cluster.names:
-            raise CompileError(
-                f"{node.op.name} is pinned to {node.origin.pin!r}, which is not a machine of the cluster",
-                machines=", ".join(setting.cluster.names),
-                built_at=node.origin,
-            )
     home = {node: max(0, node.origin.home) for node in graph.nodes()}
     _refine(graph, home, setting.cluster)
     names = setting.cluster.names
