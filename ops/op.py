@@ -80,6 +80,8 @@ class Op:
         try:
             return self.make(as_nodes(self.name, inputs), attrs, origin)
         except RainshedError as error:
+            if self.name not in error.message:
+                error = type(error)(error.message, **{**error.detail, "op": self.name})
             raise located(error, origin) from None
 
     def make(
@@ -101,10 +103,15 @@ class Op:
         types = tuple(node.type for node in inputs) if self.name == "pick" else tuple(tensor(n.type) for n in inputs)
         if self.name != "pick":
             check_kinds(self, types)  # type: ignore[arg-type]
-        if self.clean is not None:
-            full = dict(self.clean(types, full))  # type: ignore[arg-type]
-        frozen = MappingProxyType(full)
-        type = self.infer(types, frozen)  # type: ignore[arg-type]
+        try:
+            if self.clean is not None:
+                full = dict(self.clean(types, full))  # type: ignore[arg-type]
+            frozen = MappingProxyType(full)
+            type = self.infer(types, frozen)  # type: ignore[arg-type]
+        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+            # A rule that meets an attribute of a kind it does not know; what it says is all that is known.
+            given = ", ".join(f"{name}={value!r}" for name, value in attrs.items())
+            raise GraphError(f"{self.name}: does not take these attributes: {error}", given=given[:200]) from error
         check_size(self.name, type)
         return Node(
             op=self, inputs=inputs, type=type, attrs=frozen, device=device, origin=origin if origin is not None else Origin()
@@ -113,7 +120,7 @@ class Op:
     def access_of(self, node: Node) -> Access:
         if isinstance(node.type, TupleType) or self.name == "pick":
             shapes = tuple(fixed(i.type.shape) if isinstance(i.type, TensorType) else () for i in node.inputs)
-            return unsplittable(shapes, ())
+            return unsplittable(shapes, fixed(node.type.shape) if isinstance(node.type, TensorType) else ())
         types = tuple(i.tensor_type for i in node.inputs)
         for type in (*types, node.type):
             fixed(type.shape)
