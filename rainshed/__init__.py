@@ -9,13 +9,22 @@ The language is the Python Array API standard on nodes: `rs.matmul`, `rs.sum`, `
     rs.SGD, rs.Momentum, rs.Adagrad, ...    how gradients move variables
     rs.graph, rs.grad, rs.evaluate          a model as a graph, its gradients, its values
     rs.op                                   ops of your own
-    rs.Cluster                              the machines to compile for
+    rs.Cluster, rs.compile                  the machines to compile for, and the plan
+    rs.Session                              a plan at work, for inference or training in the graph
+    rs.Training, rs.Downpour, rs.Single     training on data, with or without a parameter server
 """
 
 from rainshed.compiler.machines import Cluster, Link, Machine
-from rainshed.engine import dsl, init, layers
+from rainshed.compiler.pipeline import compile
+from rainshed.compiler.plan import Plan
+from rainshed.engine import datasets, dsl, init, layers
+from rainshed.engine.data import Data
 from rainshed.engine.dsl import *  # noqa: F403
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, RMSProp
+from rainshed.engine.plans import load_plan, save_plan
+from rainshed.engine.session import Session
+from rainshed.engine.training import Downpour, Single, Training, TrainingOptions, TrainingResult, train
+from rainshed.engine.view import plan_html, plan_text
 from rainshed.ops.errors import RainshedError
 
 __version__ = "0.1.0"
@@ -25,13 +34,28 @@ __all__ = [
     "Adagrad",
     "Adam",
     "Cluster",
+    "Data",
+    "Downpour",
     "Link",
     "Machine",
     "Momentum",
     "Optimizer",
+    "Plan",
     "RMSProp",
     "RainshedError",
+    "Session",
+    "Single",
+    "Training",
+    "TrainingOptions",
+    "TrainingResult",
+    "compile",
+    "datasets",
     "init",
     "layers",
+    "load_plan",
+    "plan_html",
+    "plan_text",
+    "save_plan",
+    "train",
 ]
 __all__ += dsl.__all__

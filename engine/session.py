@@ -1,0 +1,179 @@
+"""A plan brought to life: run it again and again, for inference or for training in the graph.
+
+    with rs.Session(graph.bind(batch=32), rs.Cluster.local(4)) as session:
+        outputs = session.run({"image": images})
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+
+from rainshed.compiler.machines import Cluster
+from rainshed.compiler.pipeline import compile
+from rainshed.compiler.plan import Plan
+from rainshed.engine.measured import measured_of
+from rainshed.engine.user_op import ops_of
+from rainshed.engine.variables import load_variables, save_variables
+from rainshed.engine.view import Measured
+from rainshed.ops import CATALOGUE
+from rainshed.ops.errors import DataError, RainshedError, UsageError
+from rainshed.ops.ir import Graph
+from rainshed.ops.op import Op
+from rainshed.ops.types import dtype_of
+from rainshed.runtime.cluster.job import Deployment, Job, JobOptions
+from rainshed.runtime.trace import write_trace
+
+__all__ = ["Session"]
+
+Array = np.ndarray[Any, Any]
+LOCAL: Final = ("processes", "threads")
+
+
+class Session:
+    """A graph or plan on its machines, ready to run. Use it as a context manager, or close it: then nothing is left.
+
+    what      a graph, which is compiled for `cluster` (one machine if not given), or a plan
+    backend   "processes": one for each machine, on this computer; "threads": in this process
+    seed      of the variables' first values and of the compiler; None: the plan's, or 0
+    strategy  see rs.compile
+    trace     record what every thread does, for `write_trace`
+    ops       of the user's own, which a plan from a file uses; those of a graph are found in it
+    Raises    the compiler's errors; UsageError for words that it does not take
+    """
+
+    def __init__(
+        self,
+        what: Graph | Plan,
+        cluster: Cluster | None = None,
+        *,
+        backend: Literal["processes", "threads"] = "processes",
+        seed: int | None = None,
+        strategy: str = "auto",
+        trace: bool = False,
+        ops: Iterable[Op] = (),
+    ) -> None:
+        if backend not in LOCAL:
+            raise UsageError(f"a session has no back end {backend!r}", known=", ".join(LOCAL))
+        self.plan = _planned(what, cluster, seed or 0, strategy)
+        self._traced = trace
+        self.step = 0  # the number of the next step
+        self._seconds = 0.0
+        self._steps = 0
+        own = ops_of(what) if isinstance(what, Graph) else CATALOGUE
+        known = {**own, **{op.name: op for op in ops}}
+        self._job = Job(len(self.plan.machines), JobOptions(backend=backend, ops=known))
+        try:
+            self._deployment: Deployment = self._job.deploy(self.plan, self._job.agents, trace=trace)
+            self._deployment.init(self.plan.seed if seed is None else seed)
+        except BaseException as error:
+            self.close()
+            raise self._explained(error) from None
+
+    # -- running ------------------------------------------------------------------------------------------------------
+    def run(self, feeds: Mapping[str, Any] | None = None) -> dict[str, Array]:
+        """One step: the outputs by name. A graph with an optimizer or updates moves its variables.
+
+        feeds   name of an input -> its value; lists and numbers take the input's element type, arrays must have it.
+        Raises  DataError for feeds that do not fit, and nothing has run; else what went wrong on a machine
+        """
+        arrays = self._arrays(feeds or {})
+        started = time.perf_counter()
+        try:
+            outputs = self._deployment.run(self.step, arrays)
+        except RainshedError as error:
+            raise self._explained(error) from None
+        self._seconds += time.perf_counter() - started
+        self._steps += 1
+        self.step += 1
+        return outputs
+
+    def _arrays(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        types = {f.name: dtype_of(p.values[f.value].dtype) for p in self.plan.programs for f in p.feeds}
+        arrays = {}
+        for name, value in feeds.items():
+            typed = isinstance(value, np.ndarray | np.generic) or name not in types
+            try:
+                arrays[name] = np.asarray(value, None if typed else types[name].numpy)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"input {name!r} is {types[name]}; found {type(value).__name__}: {error}") from None
+        return arrays
+
+    # -- variables ----------------------------------------------------------------------------------------------------
+    def variables(self) -> dict[str, Array]:
+        """Every variable, whole: only for models that fit here."""
+        return self._deployment.variables()
+
+    def set_variables(self, values: Mapping[str, Any]) -> None:
+        """Set variables by name, each whole. Raises DataError before anything is set."""
+        self._deployment.set_variables(values)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write a checkpoint into the folder; its path. Raises CheckpointError."""
+        return save_variables(self._deployment, directory, self.step)
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a checkpoint or the newest of a folder, or take the variables of an .npz file.
+
+        Raises  CheckpointError if it does not fit the plan
+        """
+        self.step = load_variables(self._deployment, path)
+
+    # -- what happened ------------------------------------------------------------------------------------------------
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process of each machine."""
+        return {name: agent.joined.pid for name, agent in self._deployment.machines.items()}
+
+    def bytes_between(self) -> dict[tuple[str, str], int]:
+        """Payload bytes that have crossed for each (from, to), counted where they were sent."""
+        return self._deployment.bytes_between()
+
+    def peak_memory(self) -> dict[str, int]:
+        """The most memory that each machine's process has held, in bytes."""
+        return self._deployment.peak_memory()
+
+    def measured(self) -> Measured:
+        """The steps so far beside the plan's prediction: `rs.plan_html(session.plan, measured=session.measured())`.
+
+        A step's time is what `run` took: it holds the way of inputs and outputs from and to this process.
+        """
+        traces = self._deployment.traces() if self._traced else ()
+        step_s = self._seconds / max(1, self._steps)
+        return measured_of(self.plan, step_s, self._steps, self.bytes_between(), traces)
+
+    def write_trace(self, path: str | Path) -> int:
+        """Write what all machines did as Chrome trace JSON, on one clock; the number of events.
+
+        Raises  UsageError unless it was made with `trace=True`
+        """
+        if not self._traced:
+            raise UsageError("this session records no trace", hint="Session(..., trace=True)")
+        return write_trace(path, self._deployment.traces())
+
+    def _explained(self, error: BaseException) -> BaseException:
+        return self._job.explain(error) if isinstance(error, RainshedError) else error
+
+    def close(self) -> None:
+        """End all workers; safe to call twice."""
+        self._job.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _planned(what: Graph | Plan, cluster: Cluster | None, seed: int, strategy: str) -> Plan:
+    if isinstance(what, Plan):
+        if cluster is not None:
+            raise UsageError("a plan has its cluster already", hint="compile the graph for the other one")
+        return what
+    if not isinstance(what, Graph):
+        raise UsageError(f"a session takes a graph or a plan; found {type(what).__name__}")
+    return compile(what, cluster or Cluster.local(1), seed=seed, strategy=strategy)
