@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import Box
+from rainshed.ops.cuda import Launches, put_box
 from rainshed.ops.errors import DTypeError, ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Types, op
@@ -67,6 +68,10 @@ def _cpu(*operands: np.ndarray, boxes: tuple[Box, ...], shape: tuple[int, ...]) 
         out[tuple(slice(low, high) for low, high in box)] = block
 
 
+def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    return sum((put_box(types, output, i, box) for i, box in enumerate(attrs["boxes"])), ())
+
+
 assemble: Op = op(
     name="assemble",
     arity=None,
@@ -76,5 +81,6 @@ assemble: Op = op(
     grad=_grad,
     cost=lambda types, output, attrs: Cost(0),
     cpu=_cpu,
+    cuda=_cuda,
     doc="Blocks at their boxes of an array of `shape`; the boxes are disjoint and cover it.",
 )

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
+from rainshed.ops.cuda import Launches, move, steps_of, stretched
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, op
+from rainshed.ops.scalar import reduce_axes
 from rainshed.ops.types import Shape, TensorType, Type, broadcast, fixed, shape_of, shape_text
 
 
@@ -64,10 +66,23 @@ def _broadcast_cpu(x: np.ndarray, out: np.ndarray, *, shape: Shape) -> None:
     out[...] = x
 
 
+def _broadcast_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    shape = fixed(output.shape)
+    return move(shape, stretched(fixed(types[0].shape), shape), steps_of(shape))
+
+
+def _summed(x: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of x that are added up."""
+    lead = len(x) - len(shape)
+    return tuple(i for i in range(len(x)) if i < lead or shape[i - lead] != x[i])
+
+
 def _sum_cpu(x: np.ndarray, out: np.ndarray, *, shape: tuple[int, ...]) -> None:
-    lead = x.ndim - len(shape)
-    axes = tuple(i for i in range(x.ndim) if i < lead or shape[i - lead] != x.shape[i])
-    np.sum(x, axis=axes, keepdims=True, out=out.reshape((1,) * lead + shape))
+    np.sum(x, axis=_summed(x.shape, shape), keepdims=True, out=out.reshape((1,) * (x.ndim - len(shape)) + shape))
+
+
+def _sum_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    return reduce_axes(types[0], _summed(fixed(types[0].shape), attrs["shape"]), "x0 + x1", "0")
 
 
 broadcast_to: Op = op(
@@ -81,6 +96,7 @@ broadcast_to: Op = op(
     grad=lambda node, dy: (sum_to(dy, shape=node.inputs[0].shape),),
     cost=lambda types, output, attrs: Cost(0),
     cpu=_broadcast_cpu,
+    cuda=_broadcast_cuda,
     doc="x with axes of size 1, and missing axes on the left, stretched to `shape`.",
 )
 
@@ -95,6 +111,7 @@ sum_to: Op = op(
     tile=_tile_to_result,
     grad=lambda node, dy: (broadcast_to(dy, shape=node.inputs[0].shape),),
     cpu=_sum_cpu,
+    cuda=_sum_cuda,
     doc="x summed over the axes that broadcasting `shape` to x's shape would stretch.",
 )
 

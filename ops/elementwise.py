@@ -19,6 +19,7 @@ from rainshed.ops.broadcast import unbroadcast
 from rainshed.ops.errors import DTypeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import ANY, FLOATS, NUMBERS, REQUIRED, Cost, Op, Types, op
+from rainshed.ops.scalar import formula_rule
 from rainshed.ops.types import DType, TensorType, Type, bool_, dtype_of, fixed, promote
 
 INTS = ("int",)
@@ -84,6 +85,9 @@ def _tie(x: Node, b: Node, y: Node, dy: Node) -> tuple[Node, Node]:
     return dy * to_x / both, dy * to_b / both
 
 
+# Python's roundings give whole numbers: the sign of zero is put back; what is too large to have a fraction stays.
+_ROUNDED = "(math.copysign({}(x0), x0) if abs(x0) < 4503599627370496.0 else x0)"
+
 ROWS = (
     # Array API, arithmetic
     Row("add", np.add, "x0 + x1", NUMBERS, lambda a, b, y, d: (d, d)),
@@ -113,7 +117,7 @@ ROWS = (
     Row(
         "logaddexp",
         np.logaddexp,
-        "(x0 if x0 > x1 else x1) + math.log1p(math.exp(-abs(x0 - x1)))",
+        "(x0 + 0.6931471805599453 if x0 == x1 else (x0 if x0 > x1 else x1) + math.log1p(math.exp(-abs(x0 - x1))))",
         FLOATS,
         lambda a, b, y, d: (d * exp(a - y), d * exp(b - y)),
         flops=20,
@@ -140,10 +144,10 @@ ROWS = (
     Row("acosh", np.arccosh, "math.acosh(x0)", FLOATS, lambda x, y, d: (d / sqrt(x * x - 1),), flops=10),
     Row("atanh", np.arctanh, "math.atanh(x0)", FLOATS, lambda x, y, d: (d / (1.0 - x * x),), flops=10),
     # rounding: constant between the steps, so no gradient passes
-    Row("floor", np.floor, "math.floor(x0)", FLOATS, lambda x, y, d: (None,)),
-    Row("ceil", np.ceil, "math.ceil(x0)", FLOATS, lambda x, y, d: (None,)),
-    Row("trunc", np.trunc, "math.trunc(x0)", FLOATS, lambda x, y, d: (None,)),
-    Row("round", np.rint, "round(x0)", FLOATS, lambda x, y, d: (None,)),
+    Row("floor", np.floor, _ROUNDED.format("math.floor"), FLOATS, lambda x, y, d: (None,)),
+    Row("ceil", np.ceil, _ROUNDED.format("math.ceil"), FLOATS, lambda x, y, d: (None,)),
+    Row("trunc", np.trunc, _ROUNDED.format("math.trunc"), FLOATS, lambda x, y, d: (None,)),
+    Row("round", np.rint, _ROUNDED.format("round"), FLOATS, lambda x, y, d: (None,)),
     # comparisons and tests
     Row("equal", np.equal, "x0 == x1", ANY, to_bool=True),
     Row("not_equal", np.not_equal, "x0 != x1", ANY, to_bool=True),
@@ -168,12 +172,12 @@ ROWS = (
     Row("bitwise_right_shift", np.right_shift, "x0 >> x1", INTS),
     # neural networks
     Row("sigmoid", _sigmoid, "1 / (1 + math.exp(-x0))", FLOATS, lambda x, y, d: (d * y * (1.0 - y),), flops=12),
-    Row("relu", _relu, "(x0 if x0 > 0 or x0 != x0 else x0 * 0)", NUMBERS, lambda x, y, d: (d * step_positive(x),)),
+    Row("relu", _relu, "(x0 if x0 > 0 or x0 != x0 else 0)", NUMBERS, lambda x, y, d: (d * step_positive(x),)),
     Row("step_positive", _step_positive, "(1 if x0 > 0 else 0)", FLOATS, lambda x, y, d: (None,)),
     Row(
         "softplus",
         _softplus,
-        "(x0 if x0 > 0 else x0 * 0) + math.log1p(math.exp(-abs(x0)))",
+        "(x0 if x0 > 0 else 0) + math.log1p(math.exp(-abs(x0)))",
         FLOATS,
         lambda x, y, d: (d * sigmoid(x),),
         flops=20,
@@ -241,6 +245,7 @@ def _from_row(row: Row) -> Op:
         cost=lambda: Cost(flops=row.flops),
         cpu=_kernel(row.ufunc, mixed=row.arity == 2),
         formula=row.formula,
+        cuda=formula_rule(row.formula),
         doc=f"Element-wise {row.name.replace('_', ' ')}.",
     )
 
@@ -345,6 +350,7 @@ where: Op = op(
     cost=lambda: Cost(flops=1),
     cpu=_where_cpu,
     formula="(x1 if x0 else x2)",
+    cuda=formula_rule("(x1 if x0 else x2)"),
     doc="a where the condition holds, else b.",
 )
 
@@ -378,5 +384,6 @@ astype: Op = op(
     cost=lambda types, output, attrs: Cost(flops=output.nbytes),
     cpu=_astype_cpu,
     formula="x0",
+    cuda=formula_rule("x0"),
     doc="x with its elements converted to another type.",
 )

@@ -17,10 +17,12 @@ import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.broadcast import broadcast_to
+from rainshed.ops.cuda import Launches
 from rainshed.ops.elementwise import ELEMENTWISE, astype, where
 from rainshed.ops.errors import GraphError
 from rainshed.ops.ir import Attrs, Graph, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, constant_op, op
+from rainshed.ops.scalar import Line, elementwise, number_text
 from rainshed.ops.source import input_op
 from rainshed.ops.text import graph_text, parse
 from rainshed.ops.types import TensorType, Type, broadcast, fixed
@@ -124,6 +126,33 @@ def _block(nodes: tuple[Node, ...], inputs: list[np.ndarray], out: np.ndarray) -
             values[node] = target
 
 
+@lru_cache(maxsize=4096)
+def lines_of(body: str) -> tuple[Line, ...]:
+    """The body as formulas, one per op: the form from which loops for the GPU and the CPU are generated."""
+    graph = body_of(body)
+    number = {node: int(name[1:]) for name, node in graph.inputs.items()}
+    lines: list[Line] = []
+    for node in graph.nodes():
+        if node in number:
+            continue
+        if node.op is broadcast_to:  # every value of a loop is one element: its shape is that of the loop
+            number[node] = number[node.inputs[0]]
+            continue
+        value = node.attrs["value"] if node.op is constant_op else None
+        if value is not None and value.size != 1:
+            raise GraphError(f"the body of a fused op holds single numbers; found a constant of {value.size}")
+        formula = (node.op.formula or "") if value is None else number_text(value, node.dtype)
+        number[node] = len(graph.inputs) + len(lines)
+        lines.append(Line(formula, tuple(number[i] for i in node.inputs), node.dtype))
+    if number[graph.outputs["y"]] != len(graph.inputs) + len(lines) - 1:
+        lines.append(Line("x0", (number[graph.outputs["y"]],), graph.outputs["y"].dtype))
+    return tuple(lines)
+
+
+def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    return elementwise(types, output, lines_of(attrs["body"]))
+
+
 fused: Op = op(
     name="fused",
     arity=None,
@@ -133,6 +162,7 @@ fused: Op = op(
     tile=_tile,
     cost=_cost,
     cpu=_cpu,
+    cuda=_cuda,
     doc="A run of element-wise ops as one kernel.",
 )
 

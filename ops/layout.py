@@ -10,6 +10,7 @@ import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.broadcast import broadcast_to
+from rainshed.ops.cuda import Launches, move, put_box, steps_of
 from rainshed.ops.elementwise import greater_equal, where
 from rainshed.ops.errors import RainshedError, ShapeError
 from rainshed.ops.ir import Attrs, Node, current_origin
@@ -54,6 +55,11 @@ def _permute_cpu(x: np.ndarray, out: np.ndarray, *, axes: tuple[int, ...]) -> No
     out[...] = np.transpose(x, axes)
 
 
+def _permute_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    steps, shape = steps_of(fixed(types[0].shape)), fixed(output.shape)
+    return move(shape, tuple(steps[a] for a in attrs["axes"]), steps_of(shape))
+
+
 permute_dims: Op = op(
     name="permute_dims",
     arity=1,
@@ -64,6 +70,7 @@ permute_dims: Op = op(
     grad=lambda node, dy: (permute_dims(dy, axes=_inverse(node.attrs["axes"])),),
     cost=lambda types, output, attrs: Cost(0),
     cpu=_permute_cpu,
+    cuda=_permute_cuda,
     doc="Axis i of the result is axis axes[i] of x.",
 )
 
@@ -87,6 +94,13 @@ def _flip_cpu(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...]) -> None:
     out[...] = np.flip(x, axis)
 
 
+def _flip_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    shape, turned = fixed(output.shape), attrs["axis"]
+    steps = steps_of(shape)
+    base = sum((shape[i] - 1) * steps[i] for i in turned)
+    return move(shape, tuple(-step if i in turned else step for i, step in enumerate(steps)), steps, x_base=base)
+
+
 flip: Op = op(
     name="flip",
     arity=1,
@@ -97,6 +111,7 @@ flip: Op = op(
     grad=lambda node, dy: (flip(dy, axis=node.attrs["axis"]),),
     cost=lambda types, output, attrs: Cost(0),
     cpu=_flip_cpu,
+    cuda=_flip_cuda,
     doc="x backwards along some axes (None: all).",
 )
 
@@ -143,6 +158,17 @@ def _concat_cpu(*operands: np.ndarray, axis: int) -> None:
     np.concatenate(inputs, axis=axis, out=out)
 
 
+def _concat_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    launches: Launches = ()
+    low = 0
+    for i, t in enumerate(types):
+        shape = fixed(t.shape)
+        offset = tuple(low if axis == attrs["axis"] else 0 for axis in range(len(shape)))
+        launches += put_box(types, output, i, tuple((at, at + n) for at, n in zip(offset, shape, strict=True)))
+        low += shape[attrs["axis"]]
+    return launches
+
+
 concat_op: Op = op(
     name="concat",
     arity=None,
@@ -153,6 +179,7 @@ concat_op: Op = op(
     grad=_concat_grad,
     cost=lambda types, output, attrs: Cost(0),
     cpu=_concat_cpu,
+    cuda=_concat_cuda,
     doc="The inputs one after the other along one axis.",
 )
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from rainshed.ops.broadcast import unbroadcast
-from rainshed.ops.ir import Node
-from rainshed.ops.op import NUMBERS, Cost, Op, op
+from rainshed.ops.cuda import TILE, Grid, Launch, Launches, cuda, kernel, merged, move, steps_of, stretched
+from rainshed.ops.ir import Attrs, Node
+from rainshed.ops.op import NUMBERS, Cost, Op, Types, op
+from rainshed.ops.types import TensorType, fixed
 
 
 def _grad(node: Node, dc: Node) -> tuple[Node, ...]:
@@ -24,6 +28,51 @@ def _cpu(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         np.matmul(a.astype(out.dtype), b.astype(out.dtype), out=out)
 
 
+@kernel
+def _tiles(
+    a: Any, b: Any, out: Any, m: int, n: int, k: int, count: int, batch: Any, a_steps: Any, b_steps: Any
+) -> None:
+    """A block of threads per TILE x TILE tile of the result; tiles of a and b pass through shared memory."""
+    ours = cuda.shared.array((TILE, TILE), out.dtype)
+    theirs = cuda.shared.array((TILE, TILE), out.dtype)
+    y, x = cuda.threadIdx.y, cuda.threadIdx.x
+    for z in range(cuda.blockIdx.z, count, cuda.gridDim.z):
+        rest, at_a, at_b = z, 0, 0
+        for axis in range(len(batch) - 1, -1, -1):
+            at_a += rest % batch[axis] * a_steps[axis]
+            at_b += rest % batch[axis] * b_steps[axis]
+            rest //= batch[axis]
+        for top in range(cuda.blockIdx.y * TILE, m, cuda.gridDim.y * TILE):
+            for left in range(cuda.blockIdx.x * TILE, n, cuda.gridDim.x * TILE):
+                i, j = top + y, left + x
+                total = out.dtype.type(0)
+                for start in range(0, k, TILE):
+                    ours[y, x] = 0
+                    if i < m and start + x < k:
+                        ours[y, x] = a[at_a + i * k + start + x]
+                    theirs[y, x] = 0
+                    if start + y < k and j < n:
+                        theirs[y, x] = b[at_b + (start + y) * n + j]
+                    cuda.syncthreads()
+                    for e in range(TILE):
+                        total += ours[y, e] * theirs[e, x]
+                    cuda.syncthreads()
+                if i < m and j < n:
+                    out[(z * m + i) * n + j] = total
+
+
+def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    a, b, c = (fixed(t.shape) for t in (*types, output))
+    (m, k), n, batch = a[-2:], b[-1], c[:-2]
+    count = output.size // (m * n) if m * n else 0
+    if not count:
+        return ()
+    a_steps = tuple(step * m * k for step in stretched(a[:-2], batch))
+    b_steps = tuple(step * k * n for step in stretched(b[:-2], batch))
+    numbers = (m, n, k, count, *merged(batch, a_steps, b_steps))
+    return (Launch(_tiles, (0, 1), numbers, Grid(tiles=(n, m, count))),)
+
+
 matmul: Op = op(
     name="matmul",
     signature="(m,k),(k,n)->(m,n)",
@@ -32,6 +81,7 @@ matmul: Op = op(
     grad=_grad,
     cost=lambda *, m, k, n: Cost(flops=2 * m * k * n),
     cpu=_cpu,
+    cuda=_cuda,
     doc="Matrix product over the last two axes; further axes are a batch.",
 )
 
@@ -40,11 +90,17 @@ def _transpose_cpu(x: np.ndarray, out: np.ndarray) -> None:
     out[...] = np.swapaxes(x, -1, -2)
 
 
+def _transpose_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    steps = steps_of(fixed(types[0].shape))
+    return move(fixed(output.shape), (*steps[:-2], steps[-1], steps[-2]), steps_of(fixed(output.shape)))
+
+
 matrix_transpose: Op = op(
     name="matrix_transpose",
     signature="(m,n)->(n,m)",
     grad=lambda node, dy: (matrix_transpose(dy),),
     cost=lambda *, m, n: Cost(flops=0),
     cpu=_transpose_cpu,
+    cuda=_transpose_cuda,
     doc="The last two axes swapped.",
 )

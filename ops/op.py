@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Box, Reach, unsplittable
+from rainshed.ops.cuda import CudaRule
 from rainshed.ops.errors import DTypeError, GraphError, RainshedError, ShapeError
 from rainshed.ops.ir import NO_ATTRS, Attrs, Device, Node, Origin, current_origin
 from rainshed.ops.types import Dim, DType, Shape, TensorType, TupleType, Type, broadcast, dtype_of, fixed, promote, tensor
@@ -68,7 +69,7 @@ class Op:
     cpu: Kernel  # NumPy, the truth
     grad: Grad | None = None  # None: not differentiable; its inputs get no gradient
     cost: Callable[[Types, Type, Attrs], Cost]
-    cuda: Any = None  # a Numba CUDA kernel (see ops/cuda.py), or None
+    cuda: CudaRule | None = None  # what to launch on a GPU (see ops/cuda.py); None: the op runs on the CPU only
     formula: str | None = None  # element-wise ops: the scalar formula in x0, x1, ..., one text for CPU and CUDA
     clean: Callable[[Types, dict[str, Any]], Mapping[str, Any]] | None = None  # attributes -> their one canonical form
     tile: Callable[[Tile], Mapping[str, Any]] | None = None  # attributes of one tile; None: those of the whole
@@ -321,7 +322,7 @@ def op(
     attrs: Mapping[str, Any] | None = None,
     grad: Grad | None = None,
     cost: Callable[..., Cost] | None = None,
-    cuda: Any = None,
+    cuda: CudaRule | None = None,
     formula: str | None = None,
     clean: Callable[[Types, dict[str, Any]], Mapping[str, Any]] | None = None,
     tile: Callable[[Tile], Mapping[str, Any]] | None = None,

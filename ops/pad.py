@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import Access, Axis, Interval, Reach
+from rainshed.ops.cuda import Launches, fill, put_box
 from rainshed.ops.errors import DTypeError, ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, op
@@ -96,6 +97,11 @@ def _cpu(x: np.ndarray, out: np.ndarray, *, widths: Widths, value: bool | int | 
     out[tuple(slice(low, low + n) for (low, _), n in zip(widths, x.shape, strict=True))] = x
 
 
+def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    box = tuple((low, low + n) for (low, _), n in zip(attrs["widths"], fixed(types[0].shape), strict=True))
+    return fill(output.size, attrs["value"]) + put_box(types, output, 0, box)
+
+
 pad: Op = op(
     name="pad",
     arity=1,
@@ -107,5 +113,6 @@ pad: Op = op(
     grad=_grad,
     cost=lambda types, output, attrs: Cost(0),
     cpu=_cpu,
+    cuda=_cuda,
     doc="x with `value` around it: widths is one number for all sides, or (before, after) for each axis.",
 )

@@ -9,11 +9,13 @@ import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach, Role
 from rainshed.ops.broadcast import broadcast_to
-from rainshed.ops.elementwise import astype, equal, sqrt, square, where
+from rainshed.ops.cuda import Launches
+from rainshed.ops.elementwise import ELEMENTWISE, astype, equal, sqrt, square, where
 from rainshed.ops.errors import DTypeError, ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import NUMBERS, REQUIRED, Op, Types, op
 from rainshed.ops.reshape import reshape
+from rainshed.ops.scalar import FIRST, reduce_axes
 from rainshed.ops.source import axis_size
 from rainshed.ops.types import Shape, TensorType, Type, fixed, int64
 
@@ -66,17 +68,22 @@ def reduce_access(combine: str | None) -> Callable[[Types, TensorType, Attrs], A
 
 
 def _reduction(
-    name: str, numpy: Callable[..., Any], combine: str, kinds: tuple[str, ...], grad: Any, empty: bool = True
+    name: str, numpy: Callable[..., Any], combine: str, kinds: tuple[str, ...], grad: Any, start: str
 ) -> Op:
+    formula = ELEMENTWISE[combine].formula or ""
+
     def infer(types: Types, attrs: Attrs) -> Type:
         (x,) = types
-        if not empty and 0 in [x.shape[i] for i in attrs["axis"]]:
+        if start == FIRST and 0 in [x.shape[i] for i in attrs["axis"]]:
             raise ShapeError(f"{name}: has no value over an axis of size 0: {x}, axis {attrs['axis']}")
         return TensorType(x.dtype, reduced_shape(x.shape, attrs["axis"], attrs["keepdims"]))
 
     def cpu(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...], keepdims: bool) -> None:
         with np.errstate(all="ignore"):
             numpy(x, axis=axis, keepdims=keepdims, out=out)
+
+    def cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+        return reduce_axes(types[0], attrs["axis"], formula, start)
 
     return op(
         name=name,
@@ -88,6 +95,7 @@ def _reduction(
         access=reduce_access(combine),
         grad=grad,
         cpu=cpu,
+        cuda=cuda,
         doc=f"The {name} over `axis` (None: all axes).",
     )
 
@@ -123,12 +131,12 @@ def _extreme_grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
     return (_stretch(dy, node) * hit / count,)
 
 
-sum: Op = _reduction("sum", np.sum, "add", NUMBERS, lambda node, dy: (_stretch(dy, node),))
-prod: Op = _reduction("prod", np.prod, "multiply", NUMBERS, _prod_grad)
-max: Op = _reduction("max", np.max, "maximum", NUMBERS, _extreme_grad, empty=False)
-min: Op = _reduction("min", np.min, "minimum", NUMBERS, _extreme_grad, empty=False)
-any: Op = _reduction("any", np.any, "logical_or", BOOLS, None)
-all: Op = _reduction("all", np.all, "logical_and", BOOLS, None)
+sum: Op = _reduction("sum", np.sum, "add", NUMBERS, lambda node, dy: (_stretch(dy, node),), "0")
+prod: Op = _reduction("prod", np.prod, "multiply", NUMBERS, _prod_grad, "1")
+max: Op = _reduction("max", np.max, "maximum", NUMBERS, _extreme_grad, FIRST)
+min: Op = _reduction("min", np.min, "minimum", NUMBERS, _extreme_grad, FIRST)
+any: Op = _reduction("any", np.any, "logical_or", BOOLS, None, "False")
+all: Op = _reduction("all", np.all, "logical_and", BOOLS, None, "True")
 
 
 def mean(x: Node, *, axis: Axes = None, keepdims: bool = False) -> Node:

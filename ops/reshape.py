@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
+from rainshed.ops.cuda import same_order
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, op
@@ -112,6 +113,7 @@ reshape: Op = op(
     grad=lambda node, dy: (reshape(dy, shape=node.inputs[0].shape),),
     cost=lambda types, output, attrs: Cost(0),
     cpu=_cpu,
+    cuda=same_order,
     doc="The same elements under another shape; one size may be -1.",
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import Access, Axis, Interval, Reach
+from rainshed.ops.cuda import Launches, fill, move, steps_of
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, op
@@ -122,6 +123,18 @@ def _cpu(x: np.ndarray, out: np.ndarray, *, start: Shape, stop: Shape, step: tup
     out[...] = x[_key(start, stop, step)]
 
 
+def _walk(shape: Shape, attrs: Attrs) -> tuple[int, tuple[int, ...]]:
+    """Where in memory the first element of the slice of a value of this shape lies, and the steps along its axes."""
+    steps, cuts = steps_of(fixed(shape)), _fixed_cuts(attrs)
+    base = sum(cut[0] * step for cut, step in zip(cuts, steps, strict=True))
+    return base, tuple(cut[2] * step for cut, step in zip(cuts, steps, strict=True))
+
+
+def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    base, steps = _walk(types[0].shape, attrs)
+    return move(fixed(output.shape), steps, steps_of(fixed(output.shape)), x_base=base)
+
+
 slice_op: Op = op(
     name="slice",
     arity=1,
@@ -133,6 +146,7 @@ slice_op: Op = op(
     grad=_grad,
     cost=lambda types, output, attrs: Cost(0, 2 * output.nbytes),
     cpu=_cpu,
+    cuda=_cuda,
     doc="Along each axis the elements range(start, stop, step) of x; a step may be negative.",
 )
 
@@ -191,6 +205,12 @@ def _cpu_back(
     out[_key(start, stop, step)] = dy
 
 
+def _cuda_back(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    base, steps = _walk(output.shape, attrs)
+    dy = fixed(types[0].shape)
+    return fill(output.size, 0) + move(dy, steps_of(dy), steps, out_base=base)
+
+
 unslice: Op = op(
     name="unslice",
     arity=1,
@@ -202,6 +222,7 @@ unslice: Op = op(
     grad=_grad_back,
     cost=lambda types, output, attrs: Cost(0),
     cpu=_cpu_back,
+    cuda=_cuda_back,
     doc="Zeros of `shape`, with dy where the slice had taken its elements from: the gradient of slice.",
 )
 

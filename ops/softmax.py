@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import Access, Axis, Reach
+from rainshed.ops.cuda import THREADS, Grid, Launch, Launches, cuda, kernel
 from rainshed.ops.elementwise import exp
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
@@ -59,6 +61,52 @@ def _log_softmax_cpu(x: np.ndarray, out: np.ndarray, *, axis: int) -> None:
     np.moveaxis(out, axis, -1)[...] = rows
 
 
+@kernel
+def _rows(x: Any, out: Any, rows: int, c: int, inner: int, log: int) -> None:
+    """A block of threads per row: its maximum, its sum of exponentials, its result. `inner`: the step along a row."""
+    part = cuda.shared.array(THREADS, x.dtype)
+    t, width = cuda.threadIdx.x, cuda.blockDim.x
+    for row in range(cuda.blockIdx.x, rows, cuda.gridDim.x):
+        base = row // inner * c * inner + row % inner
+        high = x[base]
+        for e in range(t, c, width):
+            high = max(high, x[base + e * inner])
+        part[t] = high
+        cuda.syncthreads()
+        half = width // 2
+        while half > 0:
+            if t < half:
+                part[t] = max(part[t], part[t + half])
+            cuda.syncthreads()
+            half //= 2
+        high = part[0]
+        cuda.syncthreads()
+        total = x.dtype.type(0)
+        for e in range(t, c, width):
+            total += math.exp(x[base + e * inner] - high)
+        part[t] = total
+        cuda.syncthreads()
+        half = width // 2
+        while half > 0:
+            if t < half:
+                part[t] += part[t + half]
+            cuda.syncthreads()
+            half //= 2
+        total = part[0]
+        cuda.syncthreads()
+        for e in range(t, c, width):
+            above = x[base + e * inner] - high
+            out[base + e * inner] = above - math.log(total) if log else math.exp(above) / total
+
+
+def _cuda(log: bool, types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    shape, axis = fixed(output.shape), attrs["axis"]
+    if not output.size:
+        return ()
+    rows, inner = output.size // shape[axis], math.prod(shape[axis + 1 :])
+    return (Launch(_rows, (0,), (rows, shape[axis], inner, int(log)), Grid(blocks=rows)),)
+
+
 def _softmax_grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
     return (node * (dy - sum_(dy * node, axis=node.attrs["axis"], keepdims=True)),)
 
@@ -86,6 +134,7 @@ softmax: Op = op(
     grad=_softmax_grad,
     cost=_cost,
     cpu=_softmax_cpu,
+    cuda=partial(_cuda, False),
     doc="exp(x) / sum(exp(x)) along one axis.",
 )
 
@@ -100,5 +149,6 @@ log_softmax: Op = op(
     grad=_log_softmax_grad,
     cost=_cost,
     cpu=_log_softmax_cpu,
+    cuda=partial(_cuda, True),
     doc="log(softmax(x)) along one axis.",
 )

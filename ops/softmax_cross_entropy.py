@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from rainshed.ops.broadcast import unbroadcast
+from rainshed.ops.cuda import THREADS, Grid, Launch, Launches, cuda, kernel, merged, stretched
 from rainshed.ops.elementwise import softplus, square
 from rainshed.ops.errors import DataError, DTypeError, ShapeError
-from rainshed.ops.ir import Node
+from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import NUMBERS, Cost, Op, Types, as_nodes, op
 from rainshed.ops.reduce import sum as sum_
 from rainshed.ops.reshape import expand_dims
 from rainshed.ops.softmax import shifted_rows, softmax
-from rainshed.ops.types import DType
+from rainshed.ops.types import DType, TensorType, fixed
 
 
 def _dtype(types: Types) -> DType:
@@ -63,6 +67,88 @@ def _grad_cpu(logits: np.ndarray, labels: np.ndarray, dy: np.ndarray, out: np.nd
         out *= dy[..., None]
 
 
+@kernel
+def _rows(
+    x: Any,
+    labels: Any,
+    dy: Any,
+    out: Any,
+    rows: int,
+    c: int,
+    back: int,
+    batch: Any,
+    steps: Any,
+    label_steps: Any,
+    dy_steps: Any,
+) -> None:
+    """A block of threads per example: the loss, or its gradient times dy. A label that is no class gives NaN: a GPU
+    cannot stop the step as the CPU's kernel does."""
+    part = cuda.shared.array(THREADS, x.dtype)
+    t, width = cuda.threadIdx.x, cuda.blockDim.x
+    for row in range(cuda.blockIdx.x, rows, cuda.gridDim.x):
+        rest, base, at_label, at_dy = row, 0, 0, 0
+        for axis in range(len(batch) - 1, -1, -1):
+            base += rest % batch[axis] * steps[axis]
+            at_label += rest % batch[axis] * label_steps[axis]
+            at_dy += rest % batch[axis] * dy_steps[axis]
+            rest //= batch[axis]
+        label = labels[at_label]
+        high = x[base]
+        for e in range(t, c, width):
+            high = max(high, x[base + e])
+        part[t] = high
+        cuda.syncthreads()
+        half = width // 2
+        while half > 0:
+            if t < half:
+                part[t] = max(part[t], part[t + half])
+            cuda.syncthreads()
+            half //= 2
+        high = part[0]
+        cuda.syncthreads()
+        total = x.dtype.type(0)
+        for e in range(t, c, width):
+            total += math.exp(x[base + e] - high)
+        part[t] = total
+        cuda.syncthreads()
+        half = width // 2
+        while half > 0:
+            if t < half:
+                part[t] += part[t + half]
+            cuda.syncthreads()
+            half //= 2
+        total = part[0]
+        cuda.syncthreads()
+        known, wrong = label >= 0 and label < c, x.dtype.type(math.nan)
+        if back:
+            for e in range(t, c, width):
+                p = math.exp(x[base + e] - high) / total
+                if e == label:
+                    p -= x.dtype.type(1)
+                out[row * c + e] = p * dy[at_dy] if known else wrong
+        elif t == 0:
+            out[row] = math.log(total) - (x[base + label] - high) if known else wrong
+
+
+def _launch(types: Types, batch: tuple[int, ...], back: bool) -> Launches:
+    """The same kernel for both: the loss reads the labels in the place of dy, and does not use them."""
+    c, rows = fixed(types[0].shape)[-1], math.prod(batch)
+    if not rows or not c:
+        return ()
+    steps = [tuple(c * step for step in stretched(fixed(types[0].shape)[:-1], batch))]
+    steps += [stretched(fixed(t.shape), batch) for t in (types[1], types[-1])]
+    reads = (0, 1, 2) if back else (0, 1, 1)
+    return (Launch(_rows, reads, (rows, c, int(back), *merged(batch, *steps)), Grid(blocks=rows)),)
+
+
+def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    return _launch(types, fixed(output.shape), False)
+
+
+def _grad_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+    return _launch(types, fixed(output.shape)[:-1], True)
+
+
 def _grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
     logits, labels = node.inputs
     return unbroadcast(softmax_cross_entropy_grad(logits, labels, dy), logits.shape), None
@@ -86,6 +172,7 @@ softmax_cross_entropy: Op = op(
     grad=_grad,
     cost=lambda *, c: Cost(flops=15 * c),
     cpu=_cpu,
+    cuda=_cuda,
     doc="-log(softmax(logits)[label]) per example; a label is the number of a class, any other raises DataError.",
 )
 
@@ -98,6 +185,7 @@ softmax_cross_entropy_grad: Op = op(
     grad=_grad_grad,
     cost=lambda *, c: Cost(flops=15 * c),
     cpu=_grad_cpu,
+    cuda=_grad_cuda,
     doc="(softmax(logits) - onehot(labels)) * dy.",
 )
 

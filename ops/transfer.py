@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rainshed.ops.cuda import same_order
 from rainshed.ops.elementwise import same_index
 from rainshed.ops.ir import Attrs
 from rainshed.ops.op import REQUIRED, Cost, Op, Types, op
@@ -57,5 +58,6 @@ copy: Op = op(
     grad=lambda node, dy: (dy,),
     cost=_free,
     cpu=_move,
+    cuda=same_order,  # within one unit; between host and unit the runtime carries the bytes
     doc="The value, in the memory of another device of the same machine.",
 )
