@@ -176,7 +176,7 @@ class _Checker:
         for i, feed in enumerate(self.program.feeds):
             path = f"{self.path}.feeds[{i}]"
             value = self._define(feed.value, FED, path)
-            self._box(feed.box, value.shape, None, path)
+            self._box(feed.box, value.shape, feed.whole, path)
         for i, variable in enumerate(self.program.variables):
             path = f"{self.path}.variables[{i}]"
             value = self._define(variable.value, KEPT, path)
@@ -192,10 +192,10 @@ class _Checker:
             if (value.dtype, value.shape) != ("i64", ()):
                 raise _wrong(f"{self.path}.step_value", "must be i64[]")
 
-    def _box(self, box: Box, shape: tuple[int, ...], whole: tuple[int, ...] | None, path: str) -> None:
+    def _box(self, box: Box, shape: tuple[int, ...], whole: tuple[int, ...], path: str) -> None:
         if len(box) != len(shape) or any(len(iv) != 2 or not 0 <= iv[0] <= iv[1] for iv in box) or box_shape(box) != shape:
             raise _wrong(path, f"box {box} does not have the shape {list(shape)} of its value")
-        if whole is not None and (len(whole) != len(box) or any(iv[1] > n for iv, n in zip(box, whole, strict=True))):
+        if len(whole) != len(box) or any(iv[1] > n for iv, n in zip(box, whole, strict=True)):
             raise _wrong(path, f"box {box} does not lie within {list(whole)}")
 
     def _get(self, number: int, path: str) -> Value:

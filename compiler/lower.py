@@ -27,6 +27,7 @@ from rainshed.compiler.setting import Setting
 from rainshed.ops.access import Box, whole
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.text import attr_text
+from rainshed.ops.transfer import copy
 from rainshed.ops.types import TensorType, TupleType, fixed
 
 
@@ -166,7 +167,7 @@ class _Lowering:
             if key not in self.fed:
                 self.fed[key] = self._value(node, type, FED)
                 if name == "input":
-                    self.feeds.append(Feed(node.name, self.fed[key], _leaf_box(node)))
+                    self.feeds.append(Feed(node.name, self.fed[key], _leaf_box(node), node.attrs["whole"] or fixed(node.shape)))
                 else:
                     self.step_value = self.fed[key]
             self.number[node] = self.fed[key]
@@ -255,12 +256,23 @@ class _Lowering:
     def _assign(self, own: set[Node]) -> None:
         """Variables take their new values last, when everybody has read the old ones."""
         by_place = {(v.name, v.box): v.value for v in self.variables}
+        assigns = []
         for key, node in self.graph.updates.items():
             if node in own:
-                name = key.rpartition("@")[0]
-                variable = by_place[name, root_box(node)]
+                variable = by_place[key.rpartition("@")[0], root_box(node)]
                 if self.number[node] != variable:
-                    self.instructions.append(Assign(variable, self.number[node]))
+                    assigns.append(Assign(variable, self._apart(node)))
+        self.instructions += assigns
+
+    def _apart(self, node: Node) -> int:
+        """The number of a new value; a copy where it is itself a variable, which may change before it is read (a swap)."""
+        if node.op.name != "variable":
+            return self.number[node]
+        assert node.device is not None
+        moved = copy.make((node,), {}, node.origin, node.device)
+        number = self._value(moved, moved.tensor_type, ARENA)
+        self._run(moved, (number,))
+        return number
 
 
 def _leaf_box(node: Node) -> Box:

@@ -96,6 +96,7 @@ class Feed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     value: int
     box: Box
+    whole: tuple[int, ...]
 
 
 class Variable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

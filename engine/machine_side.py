@@ -116,14 +116,11 @@ class Trained(Struct, frozen=True, forbid_unknown_fields=True):
 # -- data -------------------------------------------------------------------------------------------------------------
 def inputs_of(programs: Sequence[Program]) -> dict[str, Field]:
     """The inputs that programs read, as fields of examples: the first axis is the batch."""
-    found: dict[str, Field] = {}
-    for program in programs:
-        for feed in program.feeds:
-            dtype = dtype_of(program.values[feed.value].dtype).numpy
-            high = tuple(b for _, b in feed.box[1:])
-            known = found[feed.name].shape if feed.name in found else high
-            found[feed.name] = Field(dtype, tuple(max(a, b) for a, b in zip(known, high, strict=True)))
-    return found
+    return {
+        feed.name: Field(dtype_of(program.values[feed.value].dtype).numpy, feed.whole[1:])
+        for program in programs
+        for feed in program.feeds
+    }
 
 
 def load_data(agent: Agent, payload: memoryview) -> Answer:

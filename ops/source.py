@@ -76,16 +76,17 @@ def leaf_access(types: Types, output: TensorType, attrs: Attrs) -> Access:
 
 
 def _tile_leaf(tile: Tile) -> Mapping[str, Any]:
-    """A part of a leaf is a leaf of the same name; `offset` tells which part."""
+    """A part of a leaf is a leaf of the same name; `offset` tells which part of `whole` it is."""
     base = tile.attrs["offset"] or (0,) * len(tile.box)
     return {
         "shape": tuple(high - low for low, high in tile.box),
         "offset": tuple(b + low for b, (low, _) in zip(base, tile.box, strict=True)),
+        "whole": tile.attrs["whole"] or fixed(tile.output.shape),
     }
 
 
 def _tile_variable(tile: Tile) -> Mapping[str, Any]:
-    part = {**_tile_leaf(tile), "whole": tile.attrs["whole"] or fixed(tile.output.shape)}
+    part = dict(_tile_leaf(tile))
     values = tile.attrs["init"].values
     if values is not None:
         part["init"] = Init("array", (), values[tuple(slice(low, high) for low, high in tile.box)].copy())
@@ -103,7 +104,7 @@ def _free(types: Types, output: Type, attrs: Attrs) -> Cost:
 input_op: Op = op(
     name="input",
     arity=0,
-    attrs={"name": REQUIRED, "shape": REQUIRED, "dtype": "float32", "offset": None},
+    attrs={"name": REQUIRED, "shape": REQUIRED, "dtype": "float32", "offset": None, "whole": None},
     clean=_clean_leaf,
     infer=_infer_leaf,
     access=leaf_access,

@@ -138,8 +138,8 @@ class Loaded:
             array = np.asarray(given(box))
         else:
             array = np.asarray(given)
-            if array.ndim != len(box) or any(high > n for (_, high), n in zip(box, array.shape, strict=True)):
-                raise DataError(f"input {name!r}: {text_of(box)} of it is read; found shape {list(array.shape)}")
+            if array.shape != feed.whole:
+                raise DataError(f"input {name!r} is {expected.dtype}{list(feed.whole)}; found shape {list(array.shape)}")
             array = part_of(array, box)
         if array.dtype != expected.dtype.numpy:
             raise DataError(f"input {name!r} is {expected.dtype}; found element type {array.dtype}")

@@ -224,25 +224,23 @@ class Deployment:
         return wholes
 
     def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
-        needed: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for program in self.plan.programs:
-            for f in program.feeds:
-                dtype = dtype_of(program.values[f.value].dtype).name
-                high = tuple(b for _, b in f.box)
-                known = needed.get(f.name, (dtype, high))[1]
-                needed[f.name] = (dtype, tuple(max(a, b) for a, b in zip(known, high, strict=True)))
+        needed = {
+            f.name: (dtype_of(program.values[f.value].dtype).name, f.whole)
+            for program in self.plan.programs
+            for f in program.feeds
+        }
         strange = [name for name in feeds if name not in needed]
         if strange:
             raise DataError(f"the plan has no input {strange[0]!r}", inputs=", ".join(sorted(needed)) or "none")
         arrays = {}
-        for name, (dtype, least) in needed.items():
+        for name, (dtype, whole) in needed.items():
             if name not in feeds:
                 raise DataError(f"input {name!r} was not given", given=", ".join(feeds) or "none")
             array = np.asarray(feeds[name])
             if array.dtype.name != dtype:
                 raise DataError(f"input {name!r} is {dtype}; found element type {array.dtype}")
-            if array.ndim != len(least) or any(a < b for a, b in zip(array.shape, least, strict=True)):
-                raise DataError(f"input {name!r}: {list(least)} is read of it; found shape {list(array.shape)}")
+            if array.shape != whole:
+                raise DataError(f"input {name!r} is {dtype}{list(whole)}; found shape {list(array.shape)}")
             arrays[name] = array
         return arrays
 

@@ -64,9 +64,12 @@ class Build:
             at = max(at, -(-high // 64) * 64)
         return at
 
-    def feed(self, name: str, shape: Sequence[int], dtype: str = "f32", box: Box | None = None) -> int:
+    def feed(
+        self, name: str, shape: Sequence[int], dtype: str = "f32", box: Box | None = None, of: Sequence[int] | None = None
+    ) -> int:
         value = self._value(shape, dtype, "fed", name)
-        self.feeds.append(Feed(name=name, value=value, box=box or whole(tuple(shape))))
+        box = box or whole(tuple(shape))
+        self.feeds.append(Feed(name=name, value=value, box=box, whole=tuple(of or (high for _, high in box))))
         return value
 
     def variable(
@@ -158,7 +161,7 @@ def partial_sums(m: int = 4, k: int = 6, n: int = 5) -> Plan:
     """x[m, k] @ w[k, n] on two machines, cut along k: m0 adds the partial product of m1."""
     half = k // 2
     a = Build("m0")
-    x = a.feed("x", (m, half), box=((0, m), (0, half)))
+    x = a.feed("x", (m, half), box=((0, m), (0, half)), of=(m, k))
     w = a.variable("w", (half, n), init=Init("normal", (0.0, 1.0)), box=((0, half), (0, n)), of=(k, n))
     mine = a.run("matmul", (x, w), (m, n), of="partial")
     theirs = a.recv(0, "m1", (m, n), of="partial")
@@ -166,7 +169,7 @@ def partial_sums(m: int = 4, k: int = 6, n: int = 5) -> Plan:
     a.free(mine, theirs)
     a.output("y", total)
     b = Build("m1")
-    x = b.feed("x", (m, k - half), box=((0, m), (half, k)))
+    x = b.feed("x", (m, k - half), box=((0, m), (half, k)), of=(m, k))
     w = b.variable("w", (k - half, n), init=Init("normal", (0.0, 1.0)), box=((half, k), (0, n)), of=(k, n))
     mine = b.run("matmul", (x, w), (m, n), of="partial")
     b.send(mine, 0, "m0")
