@@ -47,7 +47,7 @@ from rainshed.runtime.documents import unpack
 from rainshed.runtime.params.layout import Layout, assign, trainable_parts
 from rainshed.runtime.params.rule import rule_of
 from rainshed.runtime.params.shard import ShardConfig
-from rainshed.runtime.trace import write_trace
+from rainshed.runtime.trace import MachineTrace, write_trace
 
 MAX_TRAIN_S: Final = 30 * 24 * 3600.0  # of one order to train: each step in it has its own deadline
 UNDER_WAY: Final = 4  # batches of a stream that are sent ahead
@@ -390,7 +390,11 @@ class Training:
 
     def write_trace(self, path: str | Path) -> int:
         """Write what all machines did as Chrome trace JSON, on one clock; the number of events."""
-        return write_trace(path, [trace for replica in self._replicas for trace in replica.traces()])
+        return write_trace(path, self.traces())
+
+    def traces(self) -> list[MachineTrace]:
+        """What every machine did, replica by replica, on the clock of this process."""
+        return [trace for replica in self._replicas for trace in replica.traces()]
 
     @property
     def _machines(self) -> list[AgentHandle]:
