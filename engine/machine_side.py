@@ -256,6 +256,10 @@ class Tally:
         if self.tells and time.monotonic() - self._since >= self._spec.report_s:
             self.tell(step)
 
+    @property
+    def untold(self) -> bool:
+        return self._examples > 0
+
     def tell(self, step: int) -> None:
         now, sent = time.monotonic(), self._sent_nbytes()
         loss = sum(self._losses) / len(self._losses) if self._losses else None
@@ -305,7 +309,7 @@ def train(agent: Agent, payload: memoryview) -> Answer:
         tally.step(step, outputs)
     if isinstance(side, ServerSide):
         side.client.flush()
-    if tally.tells:
+    if tally.tells and tally.untold:
         tally.tell(spec.last - 1)
     return _trained(agent, spec, machine, tally, time.monotonic() - started), ()
 

@@ -20,6 +20,7 @@ import numpy as np
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
+from rainshed.engine.checkpoint import CheckpointReader, latest
 from rainshed.engine.data import ArrayData, Data, Field, StreamData
 from rainshed.engine.machine_side import (
     AT_ONCE,
@@ -35,7 +36,9 @@ from rainshed.engine.machine_side import (
 )
 from rainshed.engine.optimizers import Optimizer
 from rainshed.engine.progress import Progress
+from rainshed.engine.saving import SAVING_TASKS, ServerState
 from rainshed.engine.user_op import ops_of
+from rainshed.engine.variables import load_variables, save_variables
 from rainshed.ops.errors import DataError, RainshedError, UsageError
 from rainshed.ops.ir import Graph
 from rainshed.ops.update import UpdateRule
@@ -45,7 +48,7 @@ from rainshed.runtime.cluster.orders import Nothing
 from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.documents import unpack
 from rainshed.runtime.params.layout import Layout, assign, trainable_parts
-from rainshed.runtime.params.rule import rule_of
+from rainshed.runtime.params.rule import Rule, rule_of
 from rainshed.runtime.params.shard import ShardConfig
 from rainshed.runtime.trace import MachineTrace, write_trace
 
@@ -100,6 +103,8 @@ class TrainingOptions:
     seed       of initial values, random ops, and the order of the data
     backend    "processes" on this computer, "threads" in this process, "join": wait for workers at `listen`
     strategy   see rs.compile
+    checkpoint        a folder: training writes there when it ends, and after every `checkpoint_every` steps
+    resume            go on from the newest checkpoint there; the machines, replicas and servers may be others
     """
 
     cluster: Cluster = field(default_factory=lambda: Cluster.local(1))
@@ -111,6 +116,9 @@ class TrainingOptions:
     strategy: str = "auto"
     trace: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)
+    checkpoint: str | Path | None = None
+    checkpoint_every: int | None = None
+    resume: bool = False
     listen: str = "tcp://127.0.0.1:0"
     token: bytes | None = field(default=None, repr=False)
     on_wait: Callable[[str, int], None] | None = None
@@ -157,6 +165,9 @@ class Training:
         self._fields = inputs_of(self.plan.programs)
         self._data = self._checked(data)
         self._layout: Layout | None = None
+        self._server_rule: Rule | None = None
+        self._state: ServerState | None = None  # what the servers hold; None without servers
+        self._examples = 0  # of all replicas, those before a checkpoint too
         self._servers: list[AgentHandle] = []
         self._replicas: list[Deployment] = []
         self._job = self._start_job()
@@ -196,7 +207,7 @@ class Training:
             count,
             JobOptions(
                 backend=o.backend,
-                tasks=TRAINING_TASKS,
+                tasks={**TRAINING_TASKS, **SAVING_TASKS},
                 at_once=AT_ONCE,
                 ops=ops_of(self.graph),
                 timeouts=o.timeouts,
@@ -217,23 +228,52 @@ class Training:
             mine = agents[per * r : per * (r + 1)]
             self._replicas.append(self._job.deploy(self.plan, mine, group=group, trace=self.options.trace))
         self._load_data()
-        self._replicas[0].init(self.options.seed)
         if isinstance(method, Downpour):
-            self._join(addresses, method)
+            self._join(addresses)
+        if self.options.resume:
+            self._resume()
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        """First values: each machine of the first replica fills its own parts; with a server, they are its first values."""
+        for replica in self._replicas:
+            replica.init(self.options.seed)
+        if self._state is not None:
+            self._ask(self._replicas[0].agents, "exchange", Exchange("put"))
+
+    def _resume(self) -> None:
+        """The newest checkpoint's values, and its place in the data."""
+        if self.options.checkpoint is None:
+            raise UsageError("resume needs a checkpoint folder")
+        path = latest(self.options.checkpoint)
+        if self._state is not None:
+            facts = self._state.load(path, self._replicas)
+        else:
+            load_variables(self._replicas[0], path)
+            with CheckpointReader(path) as reader:
+                facts = dict(reader.metadata)
+        examples = int(facts.get("examples", 0))
+        self._examples = examples
+        self.step = -(-examples // (self.options.batch * self.method.replicas))
+        self._warm = 1
+        for replica in self._replicas if self._state is not None else ():
+            self._ask(replica.agents, "exchange", Exchange("pull"))
 
     def _serve(self) -> dict[int, str]:
         assert isinstance(self.method, Downpour)
         parts = trainable_parts(self.plan)
         self._layout = assign(parts, self.method.servers)
-        rule = rule_of(self.rule, [owned.part.dtype for owned in parts])
+        rule = self._server_rule = rule_of(self.rule, [owned.part.dtype for owned in parts])
         configs = [
             ShardConfig(number=s, layout=self._layout, rule=rule, max_staleness=self.method.max_staleness)
             for s in range(self.method.servers)
         ]
         return self._job.serve(configs, self._servers)
 
-    def _join(self, addresses: Mapping[int, str], method: Downpour) -> None:
-        assert self._layout is not None
+    def _join(self, addresses: Mapping[int, str]) -> None:
+        assert self._layout is not None and isinstance(self.method, Downpour) and self._server_rule is not None
+        method = self.method
         spec = JoinServer(
             layout=self._layout,
             addresses={str(shard): address for shard, address in addresses.items()},
@@ -242,7 +282,7 @@ class Training:
             listen=self._job.listen_uri,
         )
         self._ask(self._machines, "join server", spec)
-        self._ask(self._replicas[0].agents, "exchange", Exchange("put"))
+        self._state = ServerState(self._replicas[0], self._servers, self._layout, self._server_rule)
 
     def _load_data(self) -> None:
         inputs = tuple((name, f.dtype.name, f.shape) for name, f in self._fields.items())
@@ -271,13 +311,34 @@ class Training:
         results: list[Trained] = []
         try:
             total -= self._warm_up(total, results)
-            each = -(-total // self.method.replicas)
-            if each > 0:
-                results += self._train(self._replicas, self.step, self.step + each)
-                self.step += each
+            each = max(0, -(-total // self.method.replicas))
+            every = -(-(self.options.checkpoint_every or each * self.method.replicas) // self.method.replicas)
+            for first in range(self.step, self.step + each, max(1, every)):
+                last = min(first + max(1, every), self.step + each)
+                results += self._train(self._replicas, first, last)
+                self._checkpoint()
+            self.step += each
         except BaseException as error:
             raise self._explained(error) from None
         return self._result(results, time.monotonic() - started)
+
+    def _checkpoint(self) -> None:
+        if self.options.checkpoint is not None:
+            self.save(self.options.checkpoint)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write a checkpoint; its path. Raises CheckpointError: training can go on, older checkpoints are whole."""
+        facts = {
+            "examples": self._examples,
+            "seed": self.options.seed,
+            "batch": self.options.batch,
+            "method": type(self.method).__name__,
+            "replicas": self.method.replicas,
+        }
+        step = self._examples // self.options.batch
+        if self._state is not None:
+            return self._state.save(directory, step, facts)
+        return save_variables(self._replicas[0], directory, step, facts)
 
     def _steps(self, steps: int | None, epochs: float | None) -> int:
         if (steps is None) == (epochs is None):
@@ -320,7 +381,9 @@ class Training:
         for feeder in feeders:
             feeder.start()
         try:
-            return [answer.get(Trained)[0] for answer in answers]
+            results = [answer.get(Trained)[0] for answer in answers]
+            self._examples += (last - first) * self.options.batch * len(replicas)
+            return results
         finally:
             for feeder in feeders:
                 feeder.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rainshed.engine.machine_side import AT_ONCE, TRAINING_TASKS
+from rainshed.engine.saving import SAVING_TASKS
 from rainshed.ops import CATALOGUE
 from rainshed.runtime.cluster.agent import Agent, AgentOptions
 from rainshed.runtime.cluster.roles import ROLE_TASKS
@@ -11,5 +12,5 @@ from rainshed.runtime.deadlines import Timeouts
 
 def work(options: AgentOptions, token: bytes, timeouts: Timeouts | None = None) -> None:
     """Join, work, leave. Raises what went wrong."""
-    tasks = {**ROLE_TASKS, **TRAINING_TASKS}
+    tasks = {**ROLE_TASKS, **TRAINING_TASKS, **SAVING_TASKS}
     Agent(options, token, tasks=tasks, at_once=AT_ONCE, ops=CATALOGUE, timeouts=timeouts).run()

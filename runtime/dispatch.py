@@ -131,8 +131,9 @@ class _Finder:
     def _occupy(self, value: int, where: str) -> list[int]:
         """Put the value into its place of the arena; the last users of what lay there."""
         v = self._values[value]
-        if v.place != ARENA or v.offset < 0 or v.offset + v.nbytes > self._program.arena_nbytes:
-            found = f"{v.place}, {v.offset} to {v.offset + v.nbytes} of {self._program.arena_nbytes} bytes"
+        arena = self._program.arena_of(v.unit)
+        if v.place != ARENA or v.offset < 0 or v.offset + v.nbytes > arena:
+            found = f"{v.place}, {v.offset} to {v.offset + v.nbytes} of {arena} bytes"
             raise PlanError(f"{where}: value {value} has no place in the arena", found=found)
         if not v.nbytes:
             return []

@@ -244,6 +244,10 @@ class Deployment:
             arrays[name] = array
         return arrays
 
+    def release(self) -> None:
+        """Let the workers go: they can become machines of another plan. This deployment is over."""
+        self.job.coordinator.ask(self.agents, "be free", Nothing(), Nothing)
+
     def parts(self, names: Sequence[str] | None = None) -> list[tuple[str, str, Box, tuple[int, ...], str]]:
         """(machine, variable, box, whole shape, dtype) of every part of these variables, or of all."""
         return [

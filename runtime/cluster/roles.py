@@ -131,6 +131,14 @@ def be_server(agent: Agent, payload: memoryview) -> Answer:
     return Address(endpoint.address), ()
 
 
+def be_free(agent: Agent, payload: memoryview) -> Answer:
+    """Give up what this worker has become, so that it can become something else."""
+    unpack(payload, Nothing)
+    agent.leave()
+    agent.roles.clear()
+    return NOTHING
+
+
 def connect(agent: Agent, payload: memoryview) -> Answer:
     body, _ = unpack(payload, Connect)
     machine = machine_of(agent)
@@ -204,6 +212,7 @@ ROLE_TASKS: Final[Mapping[str, Task]] = MappingProxyType(
         "code": take_code,
         "be machine": be_machine,
         "be server": be_server,
+        "be free": be_free,
         "connect": connect,
         "init variables": init_variables,
         "put variables": put_variables,

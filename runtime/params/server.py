@@ -23,6 +23,7 @@ from rainshed.ops.errors import CheckpointError, ProtocolError, RainshedError
 from rainshed.runtime import messages
 from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.messages import AskShard, Attach, Fetch, Message, Push, Put, PutAck, RestoreShard, Said, ShardTold
+from rainshed.runtime.params.rule import Array
 from rainshed.runtime.params.shard import Shard, Worker
 from rainshed.runtime.params.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from rainshed.runtime.transport import Channel
@@ -150,6 +151,17 @@ class ParamServer:
         """All that the shard holds, of one moment."""
         with self._lock:
             return self.shard.snapshot()
+
+    def values(self, field: str, number: int) -> tuple[Array, int]:
+        """A copy of one field of a part, flat, and how often the part was updated."""
+        with self._lock:
+            return self.shard.values(field, number)
+
+    def set_values(self, field: str, number: int, values: Array, version: int) -> None:
+        """Before training: go on from these values."""
+        with self._lock:
+            self.shard.set_values(field, number, values, version)
+        self._wake_waiting()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Before training: go on from a snapshot. Raises CheckpointError if it is of another shard."""

@@ -189,6 +189,24 @@ class Shard:
         """How often these parts were updated; where machines push different parts together, the least."""
         return min(self._versions[number] for number in parts)
 
+    # -- part by part: checkpoints that may be read by other shards ----
+
+    def values(self, field: str, number: int) -> tuple[Array, int]:
+        """A copy of one field of a part, flat, and how often the part was updated."""
+        self._check_fields((field,))
+        return self._arrays[field][number].copy(), self._versions[number]
+
+    def set_values(self, field: str, number: int, values: Array, version: int) -> None:
+        """Before training: go on from these values. Raises CheckpointError if they do not fit."""
+        self._check_fields((field,))
+        held = self._arrays[field][number]
+        if values.dtype != held.dtype or values.size != held.size:
+            found = f"{values.dtype}[{values.size}]"
+            raise CheckpointError(f"{self.parts[number]} {field} has {held.size} elements of {held.dtype}; found {found}")
+        held[...] = values.reshape(-1)
+        self._present[field][number] = True
+        self._versions[number] = version
+
     # -- of one moment ----
 
     def snapshot(self) -> Snapshot:
