@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from rainshed.compiler.load_units import check_units
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.plan import (
     ARENA,
@@ -21,6 +22,7 @@ from rainshed.compiler.plan import (
     VERSION,
     Assign,
     Free,
+    Output,
     Plan,
     Program,
     Recv,
@@ -28,9 +30,11 @@ from rainshed.compiler.plan import (
     Send,
     Transfer,
     Value,
+    Variable,
 )
 from rainshed.compiler.simulate import simulate
-from rainshed.ops.access import Box, box_shape
+from rainshed.compiler.units import HOST
+from rainshed.ops.access import Box, box_shape, cover_fault
 from rainshed.ops.errors import ClusterError, PlanError, RainshedError
 from rainshed.ops.init import Init
 from rainshed.ops.ir import Node, Origin
@@ -82,6 +86,7 @@ def check_plan(plan: Plan, ops: Mapping[str, Op]) -> None:
     for i, program in enumerate(plan.programs):
         checker = _Checker(program, f"$.programs[{i}]", ops, transfers)
         checker.run()
+        check_units(program, f"$.programs[{i}]", cluster.machine(program.machine), ops)
         for found, seen in ((checker.sent, sent), (checker.received, received)):
             twice = found & seen
             if twice:
@@ -154,6 +159,9 @@ class _Checker:
                 self._free(instruction, path)
             else:
                 self._assign(instruction, path)
+        kept = sum(v.nbytes for v in self.program.values if v.place == KEPT and v.unit == HOST)
+        if self.program.kept_nbytes != kept:
+            raise _wrong(f"{self.path}.kept_nbytes", f"the values that are kept have {kept} bytes together")
         for i, output in enumerate(self.program.outputs):
             path = f"{self.path}.outputs[{i}]"
             self._read(output.value, path)
@@ -167,8 +175,9 @@ class _Checker:
             raise _wrong(path, f"shape {list(value.shape)} is not one")
         if value.place not in (ARENA, KEPT, FED):
             raise _wrong(path, f"there is no place {value.place!r}")
-        if value.place == ARENA and not (value.offset >= 0 and value.offset + value.nbytes <= self.program.arena_nbytes):
-            raise _wrong(path, f"offset {value.offset} + {value.nbytes} bytes is not within the arena of {self.program.arena_nbytes}")
+        arena = self.program.arena_of(value.unit)
+        if value.place == ARENA and not (value.offset >= 0 and value.offset + value.nbytes <= arena):
+            raise _wrong(path, f"offset {value.offset} + {value.nbytes} bytes is not within the arena of {arena}")
         if self.program.arena_nbytes > MAX_BYTES:
             raise _wrong(f"{self.path}.arena_nbytes", "is more than any machine has")
 
@@ -306,10 +315,26 @@ def _leaf(i: int, value: Value) -> Node:
 
 
 def _check_parts(plan: Plan) -> None:
-    """A part of a variable is on one machine only."""
-    seen: dict[tuple[str, Box], str] = {}
-    for program in plan.programs:
+    """The parts of each variable and output make the whole, each element once; a gradient lies as its variable does."""
+    variables: dict[str, list[Variable]] = {}
+    outputs: dict[str, list[Output]] = {}
+    for i, program in enumerate(plan.programs):
         for v in program.variables:
-            if (v.name, v.box) in seen:
-                raise _wrong("$.programs", f"part {v.box} of variable {v.name!r} is on {seen[v.name, v.box]} and on {program.machine}")
-            seen[v.name, v.box] = program.machine
+            variables.setdefault(v.name, []).append(v)
+        for o in program.outputs:
+            outputs.setdefault(o.name, []).append(o)
+        own = {(v.name, v.box) for v in program.variables}
+        known = {name for name, _ in own}
+        for j, o in enumerate(program.outputs):
+            name = o.name.removeprefix("grad/")
+            if name != o.name and name in known and (name, o.box) not in own:
+                raise _wrong(f"$.programs[{i}].outputs[{j}]", f"{o.name!r} has not the part {o.box} of its variable")
+    for what, parts in (("variable", variables), ("output", outputs)):
+        for name, found in parts.items():
+            if len({p.whole for p in found}) > 1:
+                raise _wrong("$.programs", f"the parts of {what} {name!r} differ in the shape of the whole")
+            wrong = cover_fault(found[0].whole, [p.box for p in found])
+            if wrong:
+                raise _wrong("$.programs", f"{what} {name!r}: {wrong}")
+    if plan.loss is not None and plan.loss not in outputs:
+        raise _wrong("$.loss", f"{plan.loss!r} is not an output")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,13 +22,14 @@ OVERHEAD_S = 5e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """A processor of a machine that has its own memory: a GPU."""
+    """A processor of a machine that has its own memory: a GPU. Its name is "cuda" and the number of the CUDA device."""
 
     name: str  # "cuda0"
     flops: float
     bytes_per_s: float  # of its memory
     memory_bytes: int
     copy_bytes_per_s: float = 10e9  # between it and the machine's memory
+    overhead_s: float = 20e-6  # per launch of a kernel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,7 @@ class Cluster:
         """
         try:
             data = tomllib.loads(Path(path).read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise ClusterError(f"cannot read the cluster file {path}: {error}") from None
         return cls.from_data(data, where=str(path))
 
@@ -160,7 +162,8 @@ class Cluster:
         )
 
 
-_UNIT = ("name", "flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s")
+_UNIT = ("name", "flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s", "overhead_s")
+_UNIT_NEEDS = _UNIT[:4]
 _MACHINE = ("name", "cores", "flops", "bytes_per_s", "memory_bytes", "overhead_s", "units")
 
 
@@ -176,15 +179,20 @@ def check_cluster(cluster: Cluster) -> None:
         seen.add(m.name)
         for key in ("cores", "flops", "bytes_per_s", "memory_bytes"):
             _positive(getattr(m, key), f"machine {m.name!r}: {key}")
-        if not (math.isfinite(m.overhead_s) and m.overhead_s >= 0):
-            raise ClusterError(f"machine {m.name!r}: overhead_s must be finite and not negative; found {m.overhead_s}")
+        _whole(m.memory_bytes, f"machine {m.name!r}: memory_bytes")
+        _not_negative(m.overhead_s, f"machine {m.name!r}: overhead_s")
         for u in m.units:
+            if not isinstance(u.name, str) or not re.fullmatch(r"cuda\d{1,3}", u.name):
+                raise ClusterError(f"machine {m.name!r}: a unit's name is cuda0, cuda1, ...; found {u.name!r}")
+            if [other.name for other in m.units].count(u.name) > 1:
+                raise ClusterError(f"machine {m.name!r}: two units have the name {u.name!r}")
+            _not_negative(u.overhead_s, f"machine {m.name!r}, unit {u.name!r}: overhead_s")
+            _whole(u.memory_bytes, f"machine {m.name!r}, unit {u.name!r}: memory_bytes")
             for key in ("flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s"):
                 _positive(getattr(u, key), f"machine {m.name!r}, unit {u.name!r}: {key}")
     for pair, link in [(("default", ""), cluster.default_link), *cluster.links.items()]:
         _positive(link.bytes_per_s, f"link {' - '.join(pair)}: bytes_per_s")
-        if not (math.isfinite(link.latency_s) and link.latency_s >= 0):
-            raise ClusterError(f"link {' - '.join(pair)}: latency_s must be finite and not negative; found {link.latency_s}")
+        _not_negative(link.latency_s, f"link {' - '.join(pair)}: latency_s")
     for pair in cluster.links:
         for name in pair:
             if name not in seen:
@@ -194,6 +202,16 @@ def check_cluster(cluster: Cluster) -> None:
 def _positive(value: Any, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
         raise ClusterError(f"{what} must be a number above zero; found {value!r}")
+
+
+def _not_negative(value: Any, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise ClusterError(f"{what} must be finite and not negative; found {value!r}")
+
+
+def _whole(value: Any, what: str) -> None:
+    if not isinstance(value, int):
+        raise ClusterError(f"{what} must be a whole number; found {value!r}")
 
 
 def _known(table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
@@ -223,7 +241,7 @@ def _machine(row: Mapping[str, Any], where: str) -> Machine:
     units = []
     for i, u in enumerate(_table_list(row.get("unit", []), f"{where}: unit")):
         _known(u, _UNIT, f"{where}: unit[{i}]")
-        missing = [k for k in _UNIT[:-1] if k not in u]
+        missing = [k for k in _UNIT_NEEDS if k not in u]
         if missing:
             raise ClusterError(f"{where}: unit[{i}] lacks {', '.join(missing)}")
         units.append(Unit(**u))

@@ -10,9 +10,13 @@ Source  the affine cut of Tofu's tensor description language (Wang et al., EuroS
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
+
+import numpy as np
 
 Interval = tuple[int, int]  # [low, high)
 Box = tuple[Interval, ...]  # one interval per axis
@@ -136,3 +140,17 @@ def intersect(a: Box, b: Box) -> Box | None:
 def within(inner: Box, outer: Box) -> Box:
     """`inner` in coordinates that start at `outer`'s lower corner."""
     return tuple((low - base, high - base) for (low, high), (base, _) in zip(inner, outer, strict=True))
+
+
+def cover_fault(shape: tuple[int, ...], boxes: Sequence[Box]) -> str:
+    """What is wrong with boxes inside a shape that should cover each of its elements once; "" if nothing."""
+    ends = np.array(boxes, np.int64).reshape(len(boxes), len(shape), 2)
+    low, high = ends[..., 0], ends[..., 1]
+    for start in range(0, len(boxes), 256):  # all pairs, but not all at once: a file may name very many
+        rows = slice(start, start + 256)
+        common = np.minimum(high[rows, None], high[None]) - np.maximum(low[rows, None], low[None])
+        clash = np.argwhere(np.triu((common > 0).all(-1), 1 + start))
+        if len(clash):
+            return f"boxes {boxes[start + clash[0, 0]]} and {boxes[clash[0, 1]]} overlap"
+    covered, total = sum(map(box_size, boxes)), math.prod(shape)
+    return "" if covered == total else f"the boxes cover {covered} of the {total} elements of {list(shape)}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from rainshed.ops.access import Box
+from rainshed.ops.access import Box, cover_fault
 from rainshed.ops.cuda import Launches, put_box
 from rainshed.ops.errors import DTypeError, ShapeError
 from rainshed.ops.ir import Attrs, Node
@@ -32,21 +31,10 @@ def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
         if block.shape != tuple(high - low for low, high in pairs):
             raise ShapeError(f"assemble: block {block} does not fill its box {pairs}")
         boxes.append(pairs)
-    _check_cover(shape, np.array(boxes, np.int64).reshape(len(boxes), len(shape), 2))
+    wrong = cover_fault(shape, boxes)
+    if wrong:
+        raise ShapeError(f"assemble: {wrong}")
     return {"boxes": tuple(boxes), "shape": shape}
-
-
-def _check_cover(shape: tuple[int, ...], boxes: np.ndarray) -> None:
-    """Raises ShapeError unless the boxes, i64[n, rank, 2], are disjoint and cover the shape."""
-    low, high = boxes[..., 0], boxes[..., 1]
-    common = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
-    clash = np.argwhere(np.triu((common > 0).all(-1), 1))
-    if len(clash):
-        one, other = (boxes[i].tolist() for i in clash[0])
-        raise ShapeError(f"assemble: boxes {one} and {other} overlap")
-    covered, total = sum(math.prod(size) for size in (high - low).tolist()), math.prod(shape)
-    if covered != total:
-        raise ShapeError(f"assemble: the boxes cover {covered} of the {total} elements of {shape_text(shape)}")
 
 
 def _infer(types: Types, attrs: Attrs) -> Type:
