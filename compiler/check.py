@@ -19,8 +19,15 @@ def check_graph(graph: Graph, *, after: str) -> None:
             _hold(node.origin.home >= 0, after, node, "it has no home")
         if after in PLACED:
             _hold(node.device is not None, after, node, "it has no device")
-        if after in PLACED and node.origin.pin is not None and node.device is not None and node.op.name not in ("recv", "copy"):
-            _hold(node.device.machine == node.origin.pin or _glue(node), after, node, f"it is pinned to {node.origin.pin}")
+        if (
+            after in PLACED
+            and node.origin.pin is not None
+            and node.device is not None
+            and node.op.name not in ("recv", "copy")
+        ):
+            _hold(
+                node.device.machine == node.origin.pin or _glue(node), after, node, f"it is pinned to {node.origin.pin}"
+            )
     if after in ("insert_send_recv", "fuse"):
         _check_crossings(graph, after)
     if after in ("split", *PLACED):
@@ -63,7 +70,12 @@ def _check_pieces(graph: Graph, after: str) -> None:
         variable = places.get((name, node.origin.box or ()))
         _hold(variable is not None, after, node, f"{key} is no piece of its variable")
         if variable is not None and after != "split":
-            _hold(variable.device == node.device or _same_machine(variable, node), after, node, f"{key} is not where its variable is")
+            _hold(
+                variable.device == node.device or _same_machine(variable, node),
+                after,
+                node,
+                f"{key} is not where its variable is",
+            )
 
 
 def _same_machine(a: Node, b: Node) -> bool:

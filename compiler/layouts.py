@@ -122,7 +122,9 @@ class Option:
     partial: Flow
 
 
-def option(access: Access, layout: Layout, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...], machines: int) -> Option:
+def option(
+    access: Access, layout: Layout, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...], machines: int
+) -> Option:
     """A layout worked out for nodes of this access, these input shapes and this result; partial flow in elements."""
     cut = tiles(access, layout)
     placed = pieces(access, layout, shape)

@@ -63,7 +63,9 @@ def plan_from_json(data: bytes, ops: Mapping[str, Op]) -> Plan:
     try:
         version = msgspec.json.decode(data, type=_Versioned).version
         if version != VERSION:
-            raise PlanError(f"this plan has version {version}; this Rainshed reads version {VERSION}", hint="compile it again")
+            raise PlanError(
+                f"this plan has version {version}; this Rainshed reads version {VERSION}", hint="compile it again"
+            )
         plan = msgspec.json.decode(data, type=Plan)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PlanError(f"this is not a plan: {error}") from None
@@ -79,7 +81,9 @@ def check_plan(plan: Plan, ops: Mapping[str, Op]) -> None:
     """Raises PlanError if the plan could not run, could not end, or is not what its own numbers say."""
     cluster = _cluster(plan)
     if [p.machine for p in plan.programs] != list(cluster.names):
-        raise _wrong("$.programs", f"there must be one program per machine, in the order of the cluster {cluster.names}")
+        raise _wrong(
+            "$.programs", f"there must be one program per machine, in the order of the cluster {cluster.names}"
+        )
     transfers = _check_transfers(plan)
     sent: set[int] = set()
     received: set[int] = set()
@@ -93,13 +97,17 @@ def check_plan(plan: Plan, ops: Mapping[str, Op]) -> None:
                 raise _wrong(f"$.programs[{i}]", f"transfer {min(twice)} is used by two machines")
             seen |= found
     for key in transfers.keys() - (sent & received):
-        raise _wrong("$.transfers", f"transfer {key} ({transfers[key].of}) is {'not received' if key in sent else 'not sent'}")
+        raise _wrong(
+            "$.transfers", f"transfer {key} ({transfers[key].of}) is {'not received' if key in sent else 'not sent'}"
+        )
     _check_parts(plan)
     for name, p in plan.prediction.machines.items():
         if name not in cluster.names or not (math.isfinite(p.compute_s) and p.compute_s >= 0):
             raise _wrong(f"$.prediction.machines.{name}", "is not a machine of the plan, or its time is not a time")
     try:
-        again = simulate(plan.programs, plan.transfers, cluster)  # also finds machines that wait for each other for ever
+        again = simulate(
+            plan.programs, plan.transfers, cluster
+        )  # also finds machines that wait for each other for ever
     except PlanError as error:
         raise _wrong("$.programs", error.message) from None
     if (again.bytes, again.messages) != (plan.prediction.bytes, plan.prediction.messages):
@@ -202,7 +210,11 @@ class _Checker:
                 raise _wrong(f"{self.path}.step_value", "must be i64[]")
 
     def _box(self, box: Box, shape: tuple[int, ...], whole: tuple[int, ...], path: str) -> None:
-        if len(box) != len(shape) or any(len(iv) != 2 or not 0 <= iv[0] <= iv[1] for iv in box) or box_shape(box) != shape:
+        if (
+            len(box) != len(shape)
+            or any(len(iv) != 2 or not 0 <= iv[0] <= iv[1] for iv in box)
+            or box_shape(box) != shape
+        ):
             raise _wrong(path, f"box {box} does not have the shape {list(shape)} of its value")
         if len(whole) != len(box) or any(iv[1] > n for iv, n in zip(box, whole, strict=True)):
             raise _wrong(path, f"box {box} does not lie within {list(whole)}")

@@ -86,7 +86,8 @@ class Cluster:
         memory = _memory_here() // machines if memory_bytes is None else memory_bytes
         return cls(
             machines=tuple(
-                Machine(name=f"m{i}", cores=share, flops=FLOPS_PER_CORE * share, memory_bytes=memory) for i in range(machines)
+                Machine(name=f"m{i}", cores=share, flops=FLOPS_PER_CORE * share, memory_bytes=memory)
+                for i in range(machines)
             )
         )
 

@@ -118,7 +118,10 @@ class Search:
         slowest = 0.0
         for m, share in enumerate(one.share):
             if share:
-                time = max(f.flops * share / self.speed[m], f.nbytes * share / self.band[m]) + one.calls[m] * self.overhead[m]
+                time = (
+                    max(f.flops * share / self.speed[m], f.nbytes * share / self.band[m])
+                    + one.calls[m] * self.overhead[m]
+                )
                 slowest = max(slowest, time)
         return slowest
 
@@ -206,6 +209,7 @@ class Search:
 
 Start = Callable[[Search, Node], Layout]
 
+
 # -- starts -----------------------------------------------------------------------------------------------------------
 def _cut(search: Search, node: Node, order: list[int]) -> Layout:
     """The first axis of `order` that can be cut for all machines."""
@@ -258,7 +262,9 @@ def layer_by_layer(search: Search, node: Node) -> Layout:
 
 def on_one(search: Search, node: Node) -> Layout:
     """Everything on the fastest machine."""
-    return Layout((1,) * len(search.facts[node].access.axes), (max(range(search.machines), key=lambda m: search.speed[m]),))
+    return Layout(
+        (1,) * len(search.facts[node].access.axes), (max(range(search.machines), key=lambda m: search.speed[m]),)
+    )
 
 
 STRATEGIES: dict[str, Start] = {

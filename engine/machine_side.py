@@ -251,7 +251,8 @@ class Tally:
                 self._losses.append(self.loss)
         if self.loss is not None and not np.isfinite(self.loss):
             raise NotFiniteError(
-                f"the loss is {self.loss} at step {step} of replica {self._spec.replica}", hint="a smaller learning rate"
+                f"the loss is {self.loss} at step {step} of replica {self._spec.replica}",
+                hint="a smaller learning rate",
             )
         if self.tells and time.monotonic() - self._since >= self._spec.report_s:
             self.tell(step)

@@ -131,9 +131,7 @@ class ServerState:
 
     def _kept(self) -> list[tuple[str, str, Box]]:
         """What the server does not hold: variables that are not trained, such as running means."""
-        return [
-            (p.machine, v.name, v.box) for p in self._replica.plan.programs for v in p.variables if not v.trainable
-        ]
+        return [(p.machine, v.name, v.box) for p in self._replica.plan.programs for v in p.variables if not v.trainable]
 
     def _ask(self, shard: int, what: str, body: Any, *values: np.ndarray) -> Any:
         coordinator = self._replica.job.coordinator

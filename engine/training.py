@@ -507,7 +507,9 @@ class _Feeder:
                     return
                 batch = next(self._batches, None)
                 if batch is None:
-                    raise DataError(f"the data ended before step {step}", hint="fewer steps, or a stream that begins anew")
+                    raise DataError(
+                        f"the data ended before step {step}", hint="fewer steps, or a stream that begins anew"
+                    )
                 under_way.append(self._send(step, batch))
         except RainshedError as error:
             if not self._stopped.is_set():

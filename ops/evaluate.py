@@ -40,9 +40,13 @@ def fed_value(node: Node, value: Any) -> np.ndarray:
     expected = node.tensor_type
     array = np.asarray(value)
     if array.dtype != expected.dtype.numpy:
-        raise DataError(f"{node.op.name} {node.name!r} is {expected}; found element type {array.dtype}", built_at=node.origin)
+        raise DataError(
+            f"{node.op.name} {node.name!r} is {expected}; found element type {array.dtype}", built_at=node.origin
+        )
     if array.shape != fixed(expected.shape):
-        raise DataError(f"{node.op.name} {node.name!r} is {expected}; found shape {list(array.shape)}", built_at=node.origin)
+        raise DataError(
+            f"{node.op.name} {node.name!r} is {expected}; found shape {list(array.shape)}", built_at=node.origin
+        )
     return array
 
 
@@ -56,7 +60,12 @@ def initial_value(node: Node, seed: int) -> np.ndarray:
 
 
 def evaluate_nodes(
-    roots: Iterable[Node], feeds: Mapping[str, Any], variables: Mapping[str, Any] | None = None, *, step: int = 0, seed: int = 0
+    roots: Iterable[Node],
+    feeds: Mapping[str, Any],
+    variables: Mapping[str, Any] | None = None,
+    *,
+    step: int = 0,
+    seed: int = 0,
 ) -> list[Value]:
     """The values of the roots; inputs and variables by name. A variable that is not given has its initial value."""
     roots = tuple(roots)
@@ -99,5 +108,3 @@ def evaluate(
     outputs = dict(zip(graph.outputs, values, strict=False))
     updates = dict(zip(graph.updates, values[len(outputs) :], strict=True))
     return outputs, updates
-
-

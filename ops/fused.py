@@ -119,8 +119,8 @@ def _block(nodes: tuple[Node, ...], inputs: list[np.ndarray], out: np.ndarray) -
             values[node] = node.attrs["value"]
         else:
             args = [values[i] for i in node.inputs]
-            target = out if node is nodes[-1] else np.empty(
-                np.broadcast_shapes(*(a.shape for a in args)), node.dtype.numpy
+            target = (
+                out if node is nodes[-1] else np.empty(np.broadcast_shapes(*(a.shape for a in args)), node.dtype.numpy)
             )
             node.op.cpu(*args, target, **node.attrs)
             values[node] = target

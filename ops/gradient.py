@@ -25,7 +25,9 @@ def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
     """
     wrt = tuple(wrt)
     if not isinstance(loss.type, TensorType) or loss.dtype.kind != "float" or loss.shape != ():
-        raise GraphError(f"a loss is one float number; found {loss.type}", built_at=loss.origin, hint="take rs.mean or rs.sum of it")
+        raise GraphError(
+            f"a loss is one float number; found {loss.type}", built_at=loss.origin, hint="take rs.mean or rs.sum of it"
+        )
     order = walk([loss])
     needed = _depends_on(order, set(wrt))
     with on_behalf(replace(loss.origin, backward=True)):
@@ -61,7 +63,9 @@ def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
                 with on_behalf(replace(node.origin, backward=True)):
                     part = astype(part, dtype=value.dtype)  # the op had promoted its input
             if part.type != value.type:
-                raise GraphError(f"the gradient of {node.op.name} for {value.type} has type {part.type}", built_at=node.origin)
+                raise GraphError(
+                    f"the gradient of {node.op.name} for {value.type} has type {part.type}", built_at=node.origin
+                )
             arriving.setdefault(value, []).append(part)
     with on_behalf(replace(loss.origin, backward=True)):
         return [final[v] if v in final else zeros(v.tensor_type) for v in wrt]
@@ -86,5 +90,3 @@ def zeros(type: TensorType) -> Node:
     """A value of this type that is zero everywhere."""
     zero = constant_op(value=np.zeros((), type.dtype.numpy))
     return zero if type.shape == () else broadcast_to(zero, shape=type.shape)
-
-

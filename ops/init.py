@@ -41,7 +41,11 @@ class Init:
         raise GraphError(f"init must be a number, an array, or one of rs.init.*; found {type(value).__name__}")
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS or len(self.numbers) != KINDS[self.kind] or (self.kind == "array") != (self.values is not None):
+        if (
+            self.kind not in KINDS
+            or len(self.numbers) != KINDS[self.kind]
+            or (self.kind == "array") != (self.values is not None)
+        ):
             raise GraphError(f"there is no initialiser {self}", known=", ".join(KINDS))
         if not all(np.isfinite(n) for n in self.numbers):
             raise GraphError(f"initialiser {self} has a number that is not finite")
@@ -53,7 +57,9 @@ class Init:
 
     def check(self, name: str, shape: tuple[int, ...], dtype: DType) -> None:
         if self.values is not None and self.values.shape != shape:
-            raise ShapeError(f"variable {name!r} has shape {list(shape)}, but its initial value {list(self.values.shape)}")
+            raise ShapeError(
+                f"variable {name!r} has shape {list(shape)}, but its initial value {list(self.values.shape)}"
+            )
 
     def fill(self, out: np.ndarray, *, seed: int, name: str, whole: tuple[int, ...], offset: tuple[int, ...]) -> None:
         """Fill `out`, the box at `offset` of the variable `name` of shape `whole`."""

@@ -249,15 +249,19 @@ class Node:
         return _OPERATORS[name](self)  # type: ignore[no-any-return]
 
     @property
-    def mT(self) -> Node:  # noqa: N802  (the Array API's name)
+    def mT(self) -> Node:
         """The matrix (or stack of matrices) transposed: its last two axes swapped."""
         return _OPERATORS["matrix_transpose"](self)  # type: ignore[no-any-return]
 
     @property
-    def T(self) -> Node:  # noqa: N802
+    def T(self) -> Node:
         """A matrix transposed; two axes only, as in the Array API."""
         if self.ndim != 2:
-            raise GraphError(f"T is for matrices; {self!r} has {self.ndim} axes", built_at=self.origin, hint="use permute_dims or .mT")
+            raise GraphError(
+                f"T is for matrices; {self!r} has {self.ndim} axes",
+                built_at=self.origin,
+                hint="use permute_dims or .mT",
+            )
         return self.mT
 
 

@@ -22,7 +22,19 @@ from rainshed.ops.access import WHOLE, Access, Axis, Box, Reach, unsplittable
 from rainshed.ops.cuda import CudaRule
 from rainshed.ops.errors import DTypeError, GraphError, RainshedError, ShapeError
 from rainshed.ops.ir import NO_ATTRS, Attrs, Device, Node, Origin, current_origin
-from rainshed.ops.types import Dim, DType, Shape, TensorType, TupleType, Type, broadcast, dtype_of, fixed, promote, tensor
+from rainshed.ops.types import (
+    Dim,
+    DType,
+    Shape,
+    TensorType,
+    TupleType,
+    Type,
+    broadcast,
+    dtype_of,
+    fixed,
+    promote,
+    tensor,
+)
 
 Types = tuple[TensorType, ...]
 Kernel = Callable[..., None]
@@ -86,7 +98,11 @@ class Op:
             raise located(error, origin) from None
 
     def make(
-        self, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, origin: Origin | None = None, device: Device | None = None
+        self,
+        inputs: tuple[Node, ...],
+        attrs: Attrs = NO_ATTRS,
+        origin: Origin | None = None,
+        device: Device | None = None,
     ) -> Node:
         """A node of this op, checked. Passes use it to keep an origin and a device."""
         if self.arity is not None and len(inputs) != self.arity or (self.arity is None and not inputs):
@@ -115,7 +131,12 @@ class Op:
             raise GraphError(f"{self.name}: does not take these attributes: {error}", given=given[:200]) from error
         check_size(self.name, type)
         return Node(
-            op=self, inputs=inputs, type=type, attrs=frozen, device=device, origin=origin if origin is not None else Origin()
+            op=self,
+            inputs=inputs,
+            type=type,
+            attrs=frozen,
+            device=device,
+            origin=origin if origin is not None else Origin(),
         )
 
     def access_of(self, node: Node) -> Access:

@@ -53,12 +53,16 @@ def element_indices(whole: tuple[int, ...], offset: tuple[int, ...], shape: tupl
     return total
 
 
-def fill_uniform(out: np.ndarray, key: tuple[int, int], step: int, whole: tuple[int, ...], offset: tuple[int, ...]) -> None:
+def fill_uniform(
+    out: np.ndarray, key: tuple[int, int], step: int, whole: tuple[int, ...], offset: tuple[int, ...]
+) -> None:
     """Fill `out`, the box at `offset` of an array of shape `whole`, with uniform numbers in [0, 1)."""
     _fill(out, key, step, whole, offset, _uniform)
 
 
-def fill_normal(out: np.ndarray, key: tuple[int, int], step: int, whole: tuple[int, ...], offset: tuple[int, ...]) -> None:
+def fill_normal(
+    out: np.ndarray, key: tuple[int, int], step: int, whole: tuple[int, ...], offset: tuple[int, ...]
+) -> None:
     """The same with standard normal numbers (Box and Muller's transform, one number per element)."""
     _fill(out, key, step, whole, offset, _normal)
 

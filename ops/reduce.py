@@ -67,9 +67,7 @@ def reduce_access(combine: str | None) -> Callable[[Types, TensorType, Attrs], A
     return access
 
 
-def _reduction(
-    name: str, numpy: Callable[..., Any], combine: str, kinds: tuple[str, ...], grad: Any, start: str
-) -> Op:
+def _reduction(name: str, numpy: Callable[..., Any], combine: str, kinds: tuple[str, ...], grad: Any, start: str) -> Op:
     formula = ELEMENTWISE[combine].formula or ""
 
     def infer(types: Types, attrs: Attrs) -> Type:
@@ -119,7 +117,9 @@ def _prod_grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
     stretched = broadcast_to(others, shape=x.shape)
     safe = where(zero, x * 0 + 1, x)
     plain = stretched / safe
-    slope = where(equal(zeros, zeros * 0), plain, where(zero, where(equal(zeros, zeros * 0 + 1), stretched, x * 0), x * 0))
+    slope = where(
+        equal(zeros, zeros * 0), plain, where(zero, where(equal(zeros, zeros * 0 + 1), stretched, x * 0), x * 0)
+    )
     return (_stretch(dy, node) * slope,)
 
 
@@ -148,7 +148,9 @@ def var(x: Node, *, axis: Axes = None, correction: float = 0.0, keepdims: bool =
     """The variance over `axis`, divided by N - correction."""
     axes = _axes("var", x, axis)
     centred = x - mean(x, axis=axes, keepdims=True)
-    return sum(square(centred), axis=axes, keepdims=keepdims) / (axis_size(x, axis=axes, dtype=x.dtype) - float(correction))
+    return sum(square(centred), axis=axes, keepdims=keepdims) / (
+        axis_size(x, axis=axes, dtype=x.dtype) - float(correction)
+    )
 
 
 def std(x: Node, *, axis: Axes = None, correction: float = 0.0, keepdims: bool = False) -> Node:

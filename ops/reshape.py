@@ -20,7 +20,11 @@ def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
     shape = attrs["shape"]
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     for dim in shape:
-        if not isinstance(dim, (int, np.integer, Batch)) or isinstance(dim, bool) or (isinstance(dim, int) and dim < -1):
+        if (
+            not isinstance(dim, (int, np.integer, Batch))
+            or isinstance(dim, bool)
+            or (isinstance(dim, int) and dim < -1)
+        ):
             raise ShapeError(f"reshape: {dim!r} is not a size in {shape!r}")
     if sum(isinstance(d, int) and d == -1 for d in shape) > 1:
         raise ShapeError(f"reshape: only one size can be -1, found {shape_text(shape)}")
@@ -32,7 +36,10 @@ def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
 
 def _quotient(x: TensorType, known: Dim) -> Dim:
     total = size_of(x.shape)
-    many, unit = (total.times if isinstance(total, Batch) else total), (known.times if isinstance(known, Batch) else known)
+    many, unit = (
+        (total.times if isinstance(total, Batch) else total),
+        (known.times if isinstance(known, Batch) else known),
+    )
     if unit == 0 or many % unit or (isinstance(known, Batch) and not isinstance(total, Batch)):
         raise ShapeError(f"reshape: the {total} elements of {x} are not a multiple of {known}")
     if isinstance(total, Batch) and not isinstance(known, Batch):
@@ -43,7 +50,9 @@ def _quotient(x: TensorType, known: Dim) -> Dim:
 def _infer(types: Types, attrs: Attrs) -> Type:
     (x,) = types
     if size_of(x.shape) != size_of(attrs["shape"]):
-        raise ShapeError(f"reshape: {x} has {size_of(x.shape)} elements, {shape_text(attrs['shape'])} has {size_of(attrs['shape'])}")
+        raise ShapeError(
+            f"reshape: {x} has {size_of(x.shape)} elements, {shape_text(attrs['shape'])} has {size_of(attrs['shape'])}"
+        )
     return TensorType(x.dtype, attrs["shape"])
 
 

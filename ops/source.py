@@ -47,7 +47,9 @@ def clean_part(name: str, shape: Shape, attrs: Mapping[str, Any]) -> dict[str, A
     if whole is not None:
         for low, size, total in zip(offset, shape, whole, strict=True):
             if low + size > total if isinstance(size, int) else low > total:
-                raise ShapeError(f"{name}: the part {shape_text(shape)} at {offset} does not lie inside {shape_text(whole)}")
+                raise ShapeError(
+                    f"{name}: the part {shape_text(shape)} at {offset} does not lie inside {shape_text(whole)}"
+                )
     return part
 
 
@@ -118,7 +120,15 @@ input_op: Op = op(
 variable_op: Op = op(
     name="variable",
     arity=0,
-    attrs={"name": REQUIRED, "shape": REQUIRED, "dtype": "float32", "init": 0.0, "offset": None, "whole": None, "trainable": True},
+    attrs={
+        "name": REQUIRED,
+        "shape": REQUIRED,
+        "dtype": "float32",
+        "init": 0.0,
+        "offset": None,
+        "whole": None,
+        "trainable": True,
+    },
     clean=_clean_variable,
     infer=_infer_leaf,
     access=leaf_access,

@@ -197,7 +197,9 @@ class _Reader:
         shape, data = self.value(), self.value()
         try:
             if isinstance(data, str):
-                array = np.frombuffer(base64.b64decode(data, validate=True), np.dtype(name).newbyteorder("<")).astype(name)
+                array = np.frombuffer(base64.b64decode(data, validate=True), np.dtype(name).newbyteorder("<")).astype(
+                    name
+                )
             else:
                 array = np.array(data, name)
             array = array.reshape(shape)

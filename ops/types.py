@@ -72,7 +72,9 @@ class Batch:
 
     def __mul__(self, other: int) -> Batch:
         if not isinstance(other, int):
-            raise ShapeError("the batch axis B is used twice in one size", hint="bind the batch first: graph.bind(batch=...)")
+            raise ShapeError(
+                "the batch axis B is used twice in one size", hint="bind the batch first: graph.bind(batch=...)"
+            )
         return Batch(self.times * other)
 
     __rmul__ = __mul__
@@ -99,7 +101,9 @@ def fixed(shape: Shape) -> tuple[int, ...]:
     """The shape, all of it known. Raises ShapeError where it still has B."""
     for dim in shape:
         if isinstance(dim, Batch):
-            raise ShapeError(f"shape {shape_text(shape)} still has the batch axis B", hint="graph.bind(batch=...) first")
+            raise ShapeError(
+                f"shape {shape_text(shape)} still has the batch axis B", hint="graph.bind(batch=...) first"
+            )
     return shape  # type: ignore[return-value]
 
 
@@ -180,6 +184,8 @@ def broadcast(op: str, *shapes: Shape) -> Shape:
         dims = {s[axis] for s in shapes if len(s) >= -axis} - {1}
         if len(dims) > 1:
             given = " and ".join(shape_text(s) for s in shapes)
-            raise ShapeError(f"{op}: shapes {given} do not broadcast: axis {axis} is {' and '.join(sorted(map(str, dims)))}")
+            raise ShapeError(
+                f"{op}: shapes {given} do not broadcast: axis {axis} is {' and '.join(sorted(map(str, dims)))}"
+            )
         out.append(dims.pop() if dims else 1)
     return tuple(out)

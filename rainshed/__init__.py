@@ -19,7 +19,7 @@ from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
 from rainshed.engine import datasets, dsl, init, layers
 from rainshed.engine.data import Data
-from rainshed.engine.dsl import *  # noqa: F403
+from rainshed.engine.dsl import *
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, RMSProp
 from rainshed.engine.plans import load_plan, save_plan
 from rainshed.engine.session import Session

@@ -139,7 +139,9 @@ class Loaded:
         else:
             array = np.asarray(given)
             if array.shape != feed.whole:
-                raise DataError(f"input {name!r} is {expected.dtype}{list(feed.whole)}; found shape {list(array.shape)}")
+                raise DataError(
+                    f"input {name!r} is {expected.dtype}{list(feed.whole)}; found shape {list(array.shape)}"
+                )
             array = part_of(array, box)
         if array.dtype != expected.dtype.numpy:
             raise DataError(f"input {name!r} is {expected.dtype}; found element type {array.dtype}")

@@ -68,7 +68,8 @@ def _rebuilt(graph: Graph, group: dict[Node, list[Node]], inside: set[Node]) -> 
 def _kernel(last: Node, members: list[Node], new: dict[Node, Node]) -> Node:
     outer = _outer(members)
     body: dict[Node, Node] = {
-        value: input_op.make((), {"name": f"x{i}", "shape": value.shape, "dtype": value.dtype}) for i, value in enumerate(outer)
+        value: input_op.make((), {"name": f"x{i}", "shape": value.shape, "dtype": value.dtype})
+        for i, value in enumerate(outer)
     }
     for node in members:
         for i in node.inputs:

@@ -28,7 +28,11 @@ def _number(node: Node) -> float | None:
 
 
 def _stretched(value: Node, like: Node) -> Node:
-    return value if value.shape == like.shape else CATALOGUE["broadcast_to"].make((value,), {"shape": like.shape}, like.origin)
+    return (
+        value
+        if value.shape == like.shape
+        else CATALOGUE["broadcast_to"].make((value,), {"shape": like.shape}, like.origin)
+    )
 
 
 def add_zero(node: Node) -> Node | None:
@@ -83,7 +87,11 @@ def fold(node: Node) -> Node | None:
     """f(constants) = the constant, if it is small"""
     if not node.inputs or any(i.op.name != "constant" for i in node.inputs) or not isinstance(node.type, TensorType):
         return None
-    if node.op.name not in CATALOGUE or any(isinstance(d, Batch) for d in node.shape) or np.prod(fixed(node.shape)) > SMALL:
+    if (
+        node.op.name not in CATALOGUE
+        or any(isinstance(d, Batch) for d in node.shape)
+        or np.prod(fixed(node.shape)) > SMALL
+    ):
         return None
     out = empty(node.type)
     run_kernel(node, [i.attrs["value"] for i in node.inputs], out)

@@ -69,7 +69,9 @@ class Splitter:
     def _landed(self, found: Node, node: Node, placed: Placed) -> Node:
         """The same value as a node of its own at the home where it must end."""
         shape = fixed(found.shape)
-        return assemble.make((found,), {"boxes": (whole(shape),), "shape": shape}, self._origin(node, placed.home, placed.box))
+        return assemble.make(
+            (found,), {"boxes": (whole(shape),), "shape": shape}, self._origin(node, placed.home, placed.box)
+        )
 
     def _origin(self, node: Node, home: int, box: Box | None) -> Origin:
         return replace(node.origin, home=home, of=self.names[node], box=box)

@@ -68,7 +68,9 @@ class Answer:
 
     def wait(self) -> None:
         with self._coordinator.changed:
-            came = self._coordinator.changed.wait_for(lambda: self.ended or self._coordinator.error, self._deadline.left())
+            came = self._coordinator.changed.wait_for(
+                lambda: self.ended or self._coordinator.error, self._deadline.left()
+            )
         if self._error is not None:
             raise self._coordinator.cause(self._error)
         if self._payload is None and self._coordinator.error is not None:
@@ -131,7 +133,13 @@ class Coordinator:
             return list(self.agents)
 
     def order(
-        self, agent: AgentHandle, what: str, body: Any, arrays: Sequence[np.ndarray] = (), *, timeout_s: float | None = None
+        self,
+        agent: AgentHandle,
+        what: str,
+        body: Any,
+        arrays: Sequence[np.ndarray] = (),
+        *,
+        timeout_s: float | None = None,
     ) -> Answer:
         """Tell an agent to do something. Raises what has gone wrong before."""
         if self.error is not None:
@@ -149,7 +157,9 @@ class Coordinator:
             raise self.cause(error) from None
         return answer
 
-    def ask(self, agents: Iterable[AgentHandle], what: str, body: Any, kind: type[T], *, timeout_s: float | None = None) -> list[T]:
+    def ask(
+        self, agents: Iterable[AgentHandle], what: str, body: Any, kind: type[T], *, timeout_s: float | None = None
+    ) -> list[T]:
         """The same order to several agents at once; their answers in order."""
         answers = [self.order(agent, what, body, timeout_s=timeout_s) for agent in agents]
         return [answer.get(kind)[0] for answer in answers]

@@ -83,7 +83,9 @@ class Job:
         self._processes: Processes | None = None
         self._threads: list[threading.Thread] = []
         self._closed = False
-        self.coordinator = Coordinator(uri, token, job=options.name, timeouts=self.timeouts, on_report=options.on_report)
+        self.coordinator = Coordinator(
+            uri, token, job=options.name, timeouts=self.timeouts, on_report=options.on_report
+        )
         try:
             self._start(count, token)
             check = self._processes.check if self._processes is not None else None
@@ -102,7 +104,12 @@ class Job:
                 options = AgentOptions(address, name, f"worker {i}", "inproc://worker")
                 tasks = {**ROLE_TASKS, **self.options.tasks}
                 agent = Agent(
-                    options, token, tasks=tasks, at_once=self.options.at_once, ops=self.options.ops, timeouts=self.timeouts
+                    options,
+                    token,
+                    tasks=tasks,
+                    at_once=self.options.at_once,
+                    ops=self.options.ops,
+                    timeouts=self.timeouts,
                 )
                 thread = threading.Thread(target=_run_agent, args=(agent,), name=f"rainshed worker {i}", daemon=True)
                 self._threads.append(thread)
@@ -212,7 +219,9 @@ class Deployment:
             parts = tuple((f.name, f.box) for f in program.feeds)
             cut = [np.ascontiguousarray(arrays[name][_slices(box)]) for name, box in parts]
             agent = self.machines[program.machine]
-            answers.append(self.job.coordinator.order(agent, "run step", RunStep(step, parts), cut, timeout_s=timeout_s))
+            answers.append(
+                self.job.coordinator.order(agent, "run step", RunStep(step, parts), cut, timeout_s=timeout_s)
+            )
         wholes: dict[str, Array] = {}
         shapes = {(o.name, o.box): o.whole for p in self.plan.programs for o in p.outputs}
         for answer in answers:
@@ -259,7 +268,9 @@ class Deployment:
 
     def get(self, machine: str, parts: Sequence[tuple[str, Box]]) -> list[Array]:
         """The values of parts of variables that one machine owns."""
-        answer = self.job.coordinator.order(self.machines[machine], "get variables", Parts(tuple(parts)), timeout_s=self._long(parts, machine))
+        answer = self.job.coordinator.order(
+            self.machines[machine], "get variables", Parts(tuple(parts)), timeout_s=self._long(parts, machine)
+        )
         return answer.get(Parts)[1]
 
     def put(self, machine: str, parts: Sequence[tuple[str, Box]], values: Sequence[Array]) -> None:
@@ -273,7 +284,9 @@ class Deployment:
         """Every variable, whole. Only for models that fit here: see `parts` and `get` for those that do not."""
         wholes: dict[str, Array] = {}
         for machine, name, box, whole, dtype in self.parts():
-            wholes.setdefault(name, np.empty(whole, dtype_of(dtype).numpy))[_slices(box)] = self.get(machine, [(name, box)])[0]
+            wholes.setdefault(name, np.empty(whole, dtype_of(dtype).numpy))[_slices(box)] = self.get(
+                machine, [(name, box)]
+            )[0]
         return wholes
 
     def set_variables(self, values: Mapping[str, Any]) -> None:
@@ -310,7 +323,9 @@ class Deployment:
         found = []
         for agent in self.agents:
             offset_ns, _ = clock_offset_ns(self._samples(agent))
-            _, (raw,) = self.job.coordinator.order(agent, "trace", Nothing(), timeout_s=self.job.timeouts.start_s).get(Nothing)
+            _, (raw,) = self.job.coordinator.order(agent, "trace", Nothing(), timeout_s=self.job.timeouts.start_s).get(
+                Nothing
+            )
             trace = MachineTrace.from_bytes(raw.tobytes())
             found.append(_shifted(trace, offset_ns))
         return found

@@ -33,7 +33,7 @@ class Processes:
     def __init__(self, count: int, address: str, token: bytes, *, job: str = "", extra: Sequence[str] = ()) -> None:
         self._children: list[subprocess.Popen[bytes]] = []
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
-        command = [sys.executable, "-m", "rainshed", "worker", "--join", address, "--job", job, "--token-stdin", *extra]
+        command = [sys.executable, "-P", "-m", "rainshed", "worker", "--join", address, "--job", job, "--token-stdin", *extra]
         try:
             for _ in range(count):
                 child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)

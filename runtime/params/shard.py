@@ -202,7 +202,9 @@ class Shard:
         held = self._arrays[field][number]
         if values.dtype != held.dtype or values.size != held.size:
             found = f"{values.dtype}[{values.size}]"
-            raise CheckpointError(f"{self.parts[number]} {field} has {held.size} elements of {held.dtype}; found {found}")
+            raise CheckpointError(
+                f"{self.parts[number]} {field} has {held.size} elements of {held.dtype}; found {found}"
+            )
         held[...] = values.reshape(-1)
         self._present[field][number] = True
         self._versions[number] = version

@@ -123,7 +123,9 @@ def _inputs(b: _Builder) -> list[int]:
     for m in b.machines:
         low, high = max(0, m.rows[0] - HALO), min(b.height, m.rows[1] + HALO)
         value = m.value("x", _rows(low, high, 1), "fed")
-        m.feeds.append(Feed(name="x", value=value, box=_rows(low, high, 1), whole=tuple(b for _, b in _rows(low, high, 1))))
+        m.feeds.append(
+            Feed(name="x", value=value, box=_rows(low, high, 1), whole=tuple(b for _, b in _rows(low, high, 1)))
+        )
         found.append(value)
     label = b.machines[0].value("y", ((0, BATCH),), "fed", "i32")
     b.machines[0].feeds.append(Feed(name="y", value=label, box=((0, BATCH),), whole=(BATCH,)))

@@ -16,9 +16,9 @@ LABEL = RNG.integers(0, 3, 240).astype(np.int32)
 DATA = {"x": (CENTRES[LABEL] + RNG.standard_normal((240, 6))).astype(np.float32), "label": LABEL}
 
 
-def build(optimizer=None, scale=1.0):
+def build(optimizer=None):
     x, label = rs.input("x", (None, 6)), rs.input("label", (None,), "int32")
-    hidden = rs.layers.dense(x * scale, 8, activation=rs.tanh)
+    hidden = rs.layers.dense(x, 8, activation=rs.tanh)
     logits = rs.layers.dense(hidden, 3)
     return rs.graph(loss=rs.mean(rs.softmax_cross_entropy(logits, label)), outputs={"logits": logits}, optimizer=optimizer)
 
@@ -57,7 +57,7 @@ def test_downpour_learns_and_counts():
         first = training.run(10)
         result = training.run(150)
         pids = training.pids
-    assert result.loss < 0.6 < first.loss * 1.5
+    assert result.loss < 0.75 * first.loss, (first.loss, result.loss)
     assert set(pids) == {f"r{r}/m{m}" for r in range(3) for m in range(2)} | {"s0", "s1"}
     assert result.applied == result.pushes > 0 and result.refused == 0
     assert sum(result.staleness.values()) == result.applied
@@ -101,7 +101,7 @@ def test_a_stream_of_examples_trains():
 
     with Training(build(), examples, options(2, Downpour(2, 1))) as training:
         assert training.run(40).loss < 1.2
-    with Training(build(), iter(list(examples())[:30]), options(1)) as training, pytest.raises(DataError, match="ended"):
+    with Training(build(), iter(list(examples())[:30]), options(1)) as training, pytest.raises(DataError, match="read only once"):
         training.run(20)
 
 
@@ -121,8 +121,11 @@ def test_what_does_not_fit_is_refused_before_anything_starts():
 
 
 def test_a_loss_that_is_no_number_stops_training():
-    with Training(build(scale=1e30), DATA, options(2, optimizer=rs.SGD(1e30))) as training, pytest.raises(NotFiniteError, match="step"):
-        training.run(50)
+    x = rs.input("x", (None, 6))
+    graph = rs.graph(loss=rs.mean(rs.square(rs.layers.dense(x, 4))))
+    with Training(graph, {"x": DATA["x"]}, options(2, optimizer=rs.SGD(1e6))) as training:
+        with pytest.raises(NotFiniteError, match="step"):
+            training.run(50)
 
 
 def test_a_user_op_travels():

@@ -4,6 +4,7 @@ a GPU where there is one."""
 import numpy as np
 import pytest
 from laws import boolean, f32, f64, i32, i64
+
 from rainshed.ops import CATALOGUE
 from rainshed.ops.elementwise import ELEMENTWISE, ROWS
 from rainshed.ops.evaluate import empty, evaluate_nodes
@@ -38,7 +39,9 @@ def on_device(launch: Launcher, node, arrays) -> np.ndarray:
 
 
 def check(op, *arrays, launch=None, tolerance=None, **attrs) -> None:
-    arrays = tuple(np.ascontiguousarray(np.flip(a)).reshape(a.shape) if i and a.size > 1 else a for i, a in enumerate(arrays))
+    arrays = tuple(
+        np.ascontiguousarray(np.flip(a)).reshape(a.shape) if i and a.size > 1 else a for i, a in enumerate(arrays)
+    )
     node = op(*(input_node(f"x{i}", a.shape, a.dtype) for i, a in enumerate(arrays)), **attrs)
     (want,) = evaluate_nodes([node], {f"x{i}": a for i, a in enumerate(arrays)})
     got = on_device(launch or launcher(0), node, arrays)
@@ -53,7 +56,9 @@ def check(op, *arrays, launch=None, tolerance=None, **attrs) -> None:
 def operands(row, kind, shapes):
     """Numbers from -1.5 to 1.5 and from where functions have poles: infinities, NaN, zeros of both signs."""
     if kind == "float":
-        special = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 0.5, 2.5, -2.5, 1e3, -1e3, 0.3, 1.7], np.float32)
+        special = np.array(
+            [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 0.5, 2.5, -2.5, 1e3, -1e3, 0.3, 1.7], np.float32
+        )
         return [np.resize(np.roll(special, 5 * i), s).astype(np.float32) for i, s in enumerate(shapes)]
     if kind == "int":
         positive = row.name in ("pow", "floor_divide", "remainder", "bitwise_left_shift", "bitwise_right_shift")

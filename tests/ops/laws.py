@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from rainshed.ops import CATALOGUE
 from rainshed.ops.access import box_shape, boxes
 from rainshed.ops.elementwise import astype, multiply
@@ -71,10 +72,14 @@ def check_op(
     for name, a in before.items():
         np.testing.assert_array_equal(feeds[name], a, err_msg="an input was changed")
     for value, type in _tensors(got, node):
-        assert value.dtype == type.dtype.numpy and value.shape == type.shape, f"{value.dtype}{value.shape} is not {type}"
+        assert value.dtype == type.dtype.numpy and value.shape == type.shape, (
+            f"{value.dtype}{value.shape} is not {type}"
+        )
     if reference is not None:
         expected = reference(*arrays)
-        for one, want in zip(got if isinstance(got, tuple) else (got,), expected if isinstance(expected, tuple) else (expected,)):
+        for one, want in zip(
+            got if isinstance(got, tuple) else (got,), expected if isinstance(expected, tuple) else (expected,)
+        ):
             rtol = tolerance or (1e-5 if one.dtype == np.float32 else 1e-10)
             np.testing.assert_allclose(one, want, rtol=rtol, atol=rtol)
     if isinstance(op, Op):
@@ -169,7 +174,9 @@ def tile_value(node: Node, box: Any, inputs: list[np.ndarray]) -> tuple[Any, np.
     access = node.access
     regions = access.regions(box, tuple(i.shape for i in inputs))
     result = access.result(box, node.shape)
-    parts = [np.array(x[tuple(slice(*iv) for iv in region)], order="C") for x, region in zip(inputs, regions, strict=True)]
+    parts = [
+        np.array(x[tuple(slice(*iv) for iv in region)], order="C") for x, region in zip(inputs, regions, strict=True)
+    ]
     leaves = tuple(input_node(f"p{i}", p.shape, p.dtype) for i, p in enumerate(parts))
     tile = node.op.make(leaves, node.op.tile_attrs(node, box), node.origin)
     assert tile.shape == box_shape(result), f"{node.op.name}: tile {box} gives {tile.type}, its region is {result}"
@@ -215,9 +222,9 @@ def check_gradient(build: Callable[..., Node], arrays: tuple[np.ndarray, ...], e
         x = feeds[leaf.name]
         for k in range(3):
             direction = rng("direction", k, x.shape).standard_normal(x.shape)
-            high, low = (
-                evaluate_nodes([loss], {**feeds, leaf.name: x + s * eps * direction})[0] for s in (1, -1)
-            )
+            high, low = (evaluate_nodes([loss], {**feeds, leaf.name: x + s * eps * direction})[0] for s in (1, -1))
             numeric, analytic = (high - low) / (2 * eps), float((grad * direction).sum())
             scale = max(1.0, abs(numeric), float(np.abs(grad).sum()))
-            assert abs(numeric - analytic) <= 2e-6 * scale, f"gradient for {leaf.name}: {analytic} but measured {numeric}"
+            assert abs(numeric - analytic) <= 2e-6 * scale, (
+                f"gradient for {leaf.name}: {analytic} but measured {numeric}"
+            )

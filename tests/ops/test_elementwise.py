@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from laws import boolean, check_op, f32, f64, i32, i64
+
 from rainshed.ops.elementwise import ELEMENTWISE, ROWS, astype, where
 from rainshed.ops.errors import DTypeError, ShapeError
 from rainshed.ops.source import constant, input
@@ -64,7 +65,13 @@ def test_shapes_must_broadcast():
 
 
 def test_sigmoid_does_not_overflow():
-    check_op(ELEMENTWISE["sigmoid"], np.array([-1e4, -90.0, 0.0, 90.0, 1e4]), reference=lambda x: np.array([0, 0, 0.5, 1, 1]), tolerance=1e-30 + 1e-12, gradient=False)
+    check_op(
+        ELEMENTWISE["sigmoid"],
+        np.array([-1e4, -90.0, 0.0, 90.0, 1e4]),
+        reference=lambda x: np.array([0, 0, 0.5, 1, 1]),
+        tolerance=1e-30 + 1e-12,
+        gradient=False,
+    )
 
 
 @pytest.mark.parametrize("target", ["float32", "float64", "int32", "int64", "bool"])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from laws import check_op, f32, f64, i64
+
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.matmul import matmul, matrix_transpose
 from rainshed.ops.source import input

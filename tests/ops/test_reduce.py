@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from laws import boolean, check_op, f64, i64
+
 from rainshed.ops import reduce
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.source import input
@@ -15,7 +16,13 @@ AXES = [None, 0, -1, (0, 2), (1,)]
 @pytest.mark.parametrize("name", ["sum", "prod", "max", "min", "mean", "var", "std"])
 def test_reduction(name, axis, keepdims):
     numpy = getattr(np, name)
-    check_op(getattr(reduce, name), f64(3, 4, 2), axis=axis, keepdims=keepdims, reference=lambda x: numpy(x, axis=axis, keepdims=keepdims))
+    check_op(
+        getattr(reduce, name),
+        f64(3, 4, 2),
+        axis=axis,
+        keepdims=keepdims,
+        reference=lambda x: numpy(x, axis=axis, keepdims=keepdims),
+    )
 
 
 @pytest.mark.parametrize("name", ["any", "all"])
@@ -33,7 +40,13 @@ def test_gradient_of_prod_with_zeros(zeros):
 @pytest.mark.parametrize("name", ["argmax", "argmin"])
 def test_arg(name):
     check_op(getattr(reduce, name), f64(3, 4), axis=1, reference=lambda x: getattr(np, name)(x, axis=1))
-    check_op(getattr(reduce, name), i64(3, 4), axis=0, keepdims=True, reference=lambda x: getattr(np, name)(x, axis=0, keepdims=True))
+    check_op(
+        getattr(reduce, name),
+        i64(3, 4),
+        axis=0,
+        keepdims=True,
+        reference=lambda x: getattr(np, name)(x, axis=0, keepdims=True),
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 1])

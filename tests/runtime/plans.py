@@ -65,7 +65,12 @@ class Build:
         return at
 
     def feed(
-        self, name: str, shape: Sequence[int], dtype: str = "f32", box: Box | None = None, of: Sequence[int] | None = None
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: str = "f32",
+        box: Box | None = None,
+        of: Sequence[int] | None = None,
     ) -> int:
         value = self._value(shape, dtype, "fed", name)
         box = box or whole(tuple(shape))

@@ -427,7 +427,7 @@ def proven(endpoint, identity=A):
         yield sock, session.outgoing(), session.incoming()
 
 
-def frame(outgoing, message=Value(1, 2), payload=b"payload!"):  # noqa: B008
+def frame(outgoing, message=Value(1, 2), payload=b"payload!"):
     data = b"".join(wire.encode(message, [payload], outgoing.seq, outgoing.checksum))
     outgoing.seq += 1
     return data

@@ -39,7 +39,11 @@ def read(data, seq=41):
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=describe)
-@pytest.mark.parametrize("payload", [[], [b""], [b"x"], [b"ab", bytearray(b""), memoryview(b"cdef")]], ids=["nothing", "empty", "bytes", "mixed"])
+@pytest.mark.parametrize(
+    "payload",
+    [[], [b""], [b"x"], [b"ab", bytearray(b""), memoryview(b"cdef")]],
+    ids=["nothing", "empty", "bytes", "mixed"],
+)
 def test_round_trip(message, payload):
     frame = wire.encode(message, payload, seq=2**64 - 1)
     assert read(b"".join(frame), seq=2**64 - 1) == (message, b"".join(payload))
