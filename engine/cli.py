@@ -5,23 +5,33 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from types import ModuleType
 from typing import Final
 
-from rainshed.engine.commands import worker
+from rainshed.engine.commands import compile, demo, doctor, run, show, train, worker
 from rainshed.engine.commands.common import FAILED, INTERRUPTED, REFUSED, USAGE, say
 from rainshed.ops.errors import ClusterError, CompileError, GraphError, PlanError, RainshedError, UsageError
 
-COMMANDS: Final[dict[str, ModuleType]] = {"worker": worker}
+COMMANDS: Final[dict[str, ModuleType]] = {
+    "demo": demo,
+    "compile": compile,
+    "show": show,
+    "run": run,
+    "train": train,
+    "worker": worker,
+    "doctor": doctor,
+}
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="rainshed",
-        description="A dataflow engine: one graph, compiled for several machines, trained by an asynchronous parameter server.",
+        description="A dataflow engine: one graph, compiled for several machines, trained by a parameter server.",
         epilog="exit codes: 0 done, 1 failed, 2 wrong words, 3 plan refused, 75 can be resumed, 130 interrupted",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action="version", version=f"rainshed {version('rainshed')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         own = commands.add_parser(
@@ -38,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    args = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    args = parser().parse_args(words)
+    args.words = words  # to be repeated, where a command can be resumed
     try:
         return int(args.run(args))
     except UsageError as error:

@@ -5,43 +5,64 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from rainshed.compiler.plan import Plan
 from rainshed.engine.view import MachineMeasured, Measured
-from rainshed.runtime.trace import RUN, MachineTrace
-
-Between = Mapping[tuple[str, str], int]
+from rainshed.runtime.trace import RECV, RUN, SEND, MachineTrace
 
 
-def measured_of(
-    plan: Plan, step_s: float, steps: int, between: Between, traces: Sequence[MachineTrace] = ()
-) -> Measured:
-    """The means of `steps` steps.
+def newest(traces: Sequence[MachineTrace], steps: int) -> list[MachineTrace]:
+    """The same traces with only the last so many steps of each."""
+    found = []
+    for trace in traces:
+        last = set(sorted({event.step for event in trace.events})[-steps:])
+        events = [event for event in trace.events if event.step in last]
+        found.append(msgspec.structs.replace(trace, events=events, dropped=0))
+    return found
 
-    between  (from, to) -> bytes in all steps
-    traces   of the plan's machines in order, if they were recorded: they tell how long each computed
-    """
+
+def measured_of(plan: Plan, traces: Sequence[MachineTrace]) -> Measured:
+    """The means over the steps in the traces of the plan's machines, in order. A step lasts from its first event on any
+    machine to its last; where steps overlap, their number divides the whole time."""
+    steps = {event.step for trace in traces for event in trace.events}
+    if not steps:
+        return Measured()
+    starts = [event.start_ns + trace.offset_ns for trace in traces for event in trace.events]
+    ends = [event.end_ns + trace.offset_ns for trace in traces for event in trace.events]
+    machines = {name: _machine(trace, len(steps)) for name, trace in zip(plan.machines, traces, strict=True)}
+    return Measured(
+        step_s=(max(ends) - min(starts)) / 1e9 / len(steps),
+        bytes=sum(m.bytes_out or 0 for m in machines.values()),
+        messages=sum(event.kind == SEND for trace in traces for event in trace.events) / len(steps),
+        machines=machines,
+    )
+
+
+def _machine(trace: MachineTrace, steps: int) -> MachineMeasured:
+    """Bytes and seconds of kernels in a step."""
+    nbytes, run_ns = {SEND: 0, RECV: 0}, 0
+    for event in trace.events:
+        if event.kind == RUN:
+            run_ns += event.end_ns - event.start_ns
+        elif event.kind in nbytes:
+            nbytes[event.kind] += trace.transfers[event.what][1]
+    return MachineMeasured(
+        compute_s=run_ns / 1e9 / steps, bytes_in=nbytes[RECV] / steps, bytes_out=nbytes[SEND] / steps
+    )
+
+
+def counted(plan: Plan, step_s: float, steps: int, between: Mapping[tuple[str, str], int]) -> Measured:
+    """The means of so many steps without traces. `between`: (from, to) -> bytes of all of them."""
     count = max(1, steps)
-    compute = dict(zip(plan.machines, (_compute_s(trace) for trace in traces), strict=False))
     machines = {
         name: MachineMeasured(
-            compute_s=compute.get(name),
             bytes_in=sum(n for (_, to), n in between.items() if to == name) / count,
             bytes_out=sum(n for (source, _), n in between.items() if source == name) / count,
         )
         for name in plan.machines
     }
     return Measured(step_s=step_s, bytes=sum(between.values()) / count, machines=machines)
-
-
-def _compute_s(trace: MachineTrace) -> float | None:
-    """Mean seconds of kernels in a step; of the steps that are wholly in the trace."""
-    spent: dict[int, int] = {}
-    for event in trace.events:
-        if event.kind == RUN:
-            spent[event.step] = spent.get(event.step, 0) + event.end_ns - event.start_ns
-    if trace.dropped and len(spent) > 1:
-        del spent[min(spent)]
-    return sum(spent.values()) / len(spent) / 1e9 if spent else None
 
 
 def beside(plan: Plan, measured: Measured) -> dict[str, Any]:

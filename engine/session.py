@@ -1,13 +1,14 @@
 """A plan brought to life: run it again and again, for inference or for training in the graph.
 
-    with rs.Session(graph.bind(batch=32), rs.Cluster.local(4)) as session:
-        outputs = session.run({"image": images})
+with rs.Session(graph.bind(batch=32), rs.Cluster.local(4)) as session:
+    outputs = session.run({"image": images})
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -16,7 +17,7 @@ import numpy as np
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
-from rainshed.engine.measured import measured_of
+from rainshed.engine.measured import counted, measured_of
 from rainshed.engine.user_op import ops_of
 from rainshed.engine.variables import load_variables, save_variables
 from rainshed.engine.view import Measured
@@ -142,9 +143,11 @@ class Session:
 
         A step's time is what `run` took: it holds the way of inputs and outputs from and to this process.
         """
-        traces = self._deployment.traces() if self._traced else ()
-        step_s = self._seconds / max(1, self._steps)
-        return measured_of(self.plan, step_s, self._steps, self.bytes_between(), traces)
+        seen = counted(self.plan, self._seconds / max(1, self._steps), self._steps, self.bytes_between())
+        if not self._traced or not self._steps:
+            return seen
+        traced = measured_of(self.plan, self._deployment.traces())
+        return replace(seen, messages=traced.messages, machines=traced.machines)
 
     def write_trace(self, path: str | Path) -> int:
         """Write what all machines did as Chrome trace JSON, on one clock; the number of events.

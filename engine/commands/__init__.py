@@ -1,1 +1,1 @@
-"""The commands of `rainshed`, one file each: `add` describes the words it takes, `run` does it and returns the exit code."""
+"""The commands of `rainshed`, one file each: `add` describes its words, `run` does it and gives the exit code."""

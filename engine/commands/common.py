@@ -44,14 +44,14 @@ def load_builder(spec: str) -> Callable[..., Any]:
     path, _, name = spec.rpartition(":")
     if not path or not name:
         raise UsageError(f"{spec!r} is not of the form FILE.py:FUNCTION", example="examples/speech.py:build")
-    module = _load_module(Path(path))
+    module = load_module(Path(path))
     found = getattr(module, name, None)
     if not callable(found):
         raise UsageError(f"{path} has no function {name!r}")
     return found  # type: ignore[no-any-return]
 
 
-def _load_module(path: Path) -> ModuleType:
+def load_module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"rainshed_program_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"there is no Python file {path}")
@@ -81,7 +81,8 @@ def build_graph(spec: str, settings: Mapping[str, Any], batch: int | None) -> Gr
         raise UsageError(f"{spec}: {error}", takes=str(inspect.signature(build))) from None
     graph = build(**settings)
     if not isinstance(graph, Graph):
-        raise UsageError(f"{spec} gives {type(graph).__name__}, not a graph", hint="return rs.graph(loss=..., outputs=...)")
+        hint = "return rs.graph(loss=..., outputs=...)"
+        raise UsageError(f"{spec} gives {type(graph).__name__}, not a graph", hint=hint)
     return graph if graph.bound else graph.bind(batch=batch or 32)
 
 
@@ -96,17 +97,25 @@ def batch_of(graph: Graph) -> int | None:
 def add_program(parser: argparse.ArgumentParser) -> None:
     """The arguments that name a program and a cluster."""
     parser.add_argument("program", metavar="FILE.py:FUNCTION", help="the function that builds the graph")
-    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="an argument of the function; may be repeated")
-    parser.add_argument("--batch", type=positive, default=None, help="examples in a batch, where the graph leaves it open (32)")
+    parser.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="an argument of the function; may be repeated"
+    )
+    parser.add_argument(
+        "--batch", type=positive, default=None, help="examples in a batch, where the graph leaves it open (32)"
+    )
     add_cluster(parser)
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--machines", type=positive, default=None, metavar="N", help="N equal machines on this computer (1)")
+    where.add_argument(
+        "--machines", type=positive, default=None, metavar="N", help="N equal machines on this computer (1)"
+    )
     where.add_argument("--cluster", metavar="FILE.toml", help="the machines and links of a file")
     parser.add_argument("--strategy", default="auto", help="where the partitioner starts; auto tries all (auto)")
-    parser.add_argument("--seed", type=int, default=0, help="of initial values, random ops, data order and searches (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of initial values, random ops, data order and searches (0)"
+    )
 
 
 def positive(text: str) -> int:

@@ -25,7 +25,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--join", required=True, metavar="HOST:PORT", help="where the coordinator listens")
     parser.add_argument("--job", default="job", help="the job's name (job)")
     parser.add_argument("--name", default="", help="how this worker is called in messages (host name and process)")
-    parser.add_argument("--listen", default="tcp://127.0.0.1:0", metavar="URI", help="where this worker is reached by the others (loopback)")
+    parser.add_argument(
+        "--listen",
+        default="tcp://127.0.0.1:0",
+        metavar="URI",
+        help="where this worker is reached by the others (loopback)",
+    )
     parser.add_argument("--token-stdin", action="store_true", help=argparse.SUPPRESS)
 
 

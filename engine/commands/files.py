@@ -1,0 +1,85 @@
+"""Files that commands read and write: arrays by name, ops of the user's own, pages."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rainshed.compiler.plan import Plan
+from rainshed.engine.commands.common import load_module
+from rainshed.engine.plans import load_plan
+from rainshed.ops.errors import DataError, UsageError
+from rainshed.ops.op import Op
+
+Array = np.ndarray[Any, Any]
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a plan, and the ops that are in it but not in Rainshed."""
+    parser.add_argument("plan", metavar="PLAN.json", help="a plan, as `rainshed compile -o` writes it")
+    parser.add_argument(
+        "--ops",
+        metavar="FILE.py",
+        action="append",
+        default=[],
+        help="a file with ops of your own (rs.op); may be repeated",
+    )
+
+
+def plan_and_ops(args: argparse.Namespace) -> tuple[Plan, list[Op]]:
+    """The plan, checked whole, and the user's own ops. Raises PlanError, UsageError."""
+    ops = [value for path in args.ops for value in vars(load_module(Path(path))).values() if isinstance(value, Op)]
+    return load_plan(args.plan, ops), ops
+
+
+def read_arrays(path: str | Path) -> dict[str, Array]:
+    """The arrays of an .npz file by name. Raises DataError."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if not isinstance(stored, Mapping):
+                raise DataError(f"{path} is not an .npz file")
+            return {name: stored[name] for name in stored}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays by name, whatever their names are, as an .npz file; the file is there whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Raises UsageError if it cannot be written."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def writable(paths: Iterable[str | Path | None]) -> None:
+    """Raises UsageError, before any work is done, for a file whose folder is not there or may not be written to."""
+    for path in paths:
+        if path is not None:
+            folder = Path(path).parent
+            if Path(path).is_dir():
+                raise UsageError(f"cannot write {path}: it is a folder")
+            if not folder.is_dir():
+                raise UsageError(f"cannot write {path}: there is no folder {folder}")
+            if not os.access(folder, os.W_OK):
+                raise UsageError(f"cannot write {path}: the folder {folder} may not be written to")
