@@ -24,6 +24,7 @@ from rainshed.compiler.plan import (
     Variable,
 )
 from rainshed.compiler.setting import Setting
+from rainshed.compiler.units import HOST
 from rainshed.ops.access import Box, whole
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.text import attr_text
@@ -137,8 +138,9 @@ class _Lowering:
             variables=tuple(self.variables),
             outputs=tuple(outputs),
             step_value=self.step_value,
-            arena_nbytes=sum(a.peak for a in self.arenas.values()),
-            kept_nbytes=sum(v.nbytes for v in self.values if v.place == KEPT),
+            arena_nbytes=self.arenas[HOST].peak if HOST in self.arenas else 0,
+            kept_nbytes=sum(v.nbytes for v in self.values if v.place == KEPT and v.unit == HOST),
+            unit_arenas={unit: arena.peak for unit, arena in sorted(self.arenas.items()) if unit != HOST},
         )
 
     def _node(self, node: Node, roots: set[Node]) -> None:

@@ -19,7 +19,7 @@ from rainshed.compiler.passes.simplify import simplify
 from rainshed.compiler.passes.split import split
 from rainshed.compiler.plan import VERSION, Plan
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.simulate import memory_of, simulate
+from rainshed.compiler.simulate import memory_of, simulate, unit_memory_of
 from rainshed.compiler.strategy import STRATEGIES
 from rainshed.ops.errors import CompileError, UsageError
 from rainshed.ops.ir import Graph
@@ -59,6 +59,9 @@ def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "a
     for name in names:
         plan = _plan(graph, replace(setting, strategy=name))
         lack = _lacking_memory(plan, cluster)
+        if lack and any(p.unit_arenas for p in plan.programs):  # it may fit without the GPUs
+            plan = _plan(graph, replace(setting, strategy=name, units=False))
+            lack = _lacking_memory(plan, cluster)
         if lack:
             refused[name] = lack
         else:
@@ -142,4 +145,8 @@ def _lacking_memory(plan: Plan, cluster: Cluster) -> str:
         needed, there = memory_of(program), cluster.machine(program.machine).memory_bytes
         if needed > there:
             return f"{program.machine} would need {needed} bytes of memory, and has {there}"
+        for name, nbytes in unit_memory_of(program).items():
+            unit = cluster.machine(program.machine).unit(name)
+            if unit is not None and nbytes > unit.memory_bytes:
+                return f"{program.machine}/{name} would need {nbytes} bytes of memory, and has {unit.memory_bytes}"
     return ""

@@ -26,7 +26,7 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     dtype: str
     shape: tuple[int, ...]
-    place: str  # "arena": at `offset` of the machine's arena; "kept": lives from step to step; "fed": given each step
+    place: str  # "arena": at `offset` of the arena of its unit; "kept": lives from step to step; "fed": given each step
     offset: int = -1
     unit: str = "cpu"
     of: str = ""  # the name of the value before it was split, for people
@@ -129,8 +129,13 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variables: tuple[Variable, ...] = ()
     outputs: tuple[Output, ...] = ()
     step_value: int = -1  # the value that holds the number of the step, i64[]
-    arena_nbytes: int = 0
+    arena_nbytes: int = 0  # of the host; `kept_nbytes` likewise
     kept_nbytes: int = 0
+    unit_arenas: Mapping[str, int] = {}  # unit -> bytes of its arena
+
+    def arena_of(self, unit: str) -> int:
+        """Bytes of the arena of a unit, or of the host ("cpu")."""
+        return self.arena_nbytes if unit == "cpu" else self.unit_arenas.get(unit, 0)
 
 
 class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,6 +16,7 @@ class Setting:
     seed      of every search; the same seed gives the same plan
     strategy  the name of the strategy `split` follows (see compiler/strategy.py), "auto" inside `compile` means each in turn
     fuse      whether element-wise neighbours become one kernel
+    units     whether GPUs are used where machines have them
     shared    what the search knows of a graph whatever the strategy; kept for the strategies of one `compile`
     """
 
@@ -23,4 +24,5 @@ class Setting:
     seed: int = 0
     strategy: str = "longest"
     fuse: bool = True
+    units: bool = True
     shared: dict[Graph, Any] = field(default_factory=dict, compare=False)

@@ -8,7 +8,8 @@ Model   a machine runs its instructions in list order; a kernel takes its predic
 from __future__ import annotations
 
 from rainshed.compiler.machines import Cluster
-from rainshed.compiler.plan import FED, MachinePrediction, Prediction, Program, Recv, Run, Send, Transfer
+from rainshed.compiler.plan import FED, KEPT, MachinePrediction, Prediction, Program, Recv, Run, Send, Transfer
+from rainshed.compiler.units import HOST
 from rainshed.ops.errors import PlanError
 
 
@@ -31,7 +32,7 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
     rate = {m.name: min(cluster.link(m.name, o.name).bytes_per_s for o in cluster.machines) for m in cluster.machines}
     busiest = max((max(into[m], out[m]) / rate[m] for m in compute), default=0.0)
     total_flops = sum(i.flops for p in programs for i in p.instructions if isinstance(i, Run))
-    even = total_flops / sum(m.flops for m in cluster.machines)
+    even = total_flops / sum(m.flops + sum(u.flops for u in m.units) for m in cluster.machines)
     return Prediction(
         step_s=finish,
         bytes=sum(t.nbytes for t in transfers),
@@ -42,9 +43,18 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
 
 
 def memory_of(program: Program) -> int:
-    """Bytes that a machine needs: what it keeps, its arena, and what it is fed."""
+    """Bytes that a machine's host needs: what it keeps, its arena, and what it is fed."""
     fed = sum(v.nbytes for v in program.values if v.place == FED)
     return program.kept_nbytes + program.arena_nbytes + fed
+
+
+def unit_memory_of(program: Program) -> dict[str, int]:
+    """Bytes that each unit of a machine needs: what it keeps, and its arena."""
+    needed = dict(program.unit_arenas)
+    for v in program.values:
+        if v.place == KEPT and v.unit != HOST:
+            needed[v.unit] = needed.get(v.unit, 0) + v.nbytes
+    return needed
 
 
 def _run(programs: tuple[Program, ...], transfers: dict[int, Transfer], cluster: Cluster) -> float:

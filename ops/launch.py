@@ -127,7 +127,7 @@ class Launcher:
     def copy(self, source: Any, target: Any) -> None:
         """From device to device."""
         with self._lock, self._device:
-            target.copy_to_device(source, stream=self._stream)
+            target.copy_to_device(source, stream=self._stream)  # both have at least one element
 
     # -- kernels ----
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from rainshed.compiler.plan import ARENA, FED, KEPT, Program, Value
+from rainshed.compiler.units import HOST
 from rainshed.ops.errors import PlanError
 from rainshed.ops.types import dtype_of
 from rainshed.runtime.rendezvous import Where
+from rainshed.runtime.units import Units
 
 ALIGN = 64  # bytes: a cache line, and the widest vector register
 PLACES = (ARENA, KEPT, FED)
@@ -26,14 +28,16 @@ def aligned(nbytes: int) -> Array:
 
 
 class Buffers:
-    """`arrays[i]` is the array of value i. Arrays in the arena overlap where the plan says so.
+    """`arrays[i]` is the array of value i; an empty one, where the value lies on a unit: see `units`. Arrays in the
+    arena overlap where the plan says so.
 
-    Raises  PlanError for a value that does not fit its place, or lies on a device that this machine cannot use
+    Raises  PlanError for a value that does not fit its place; UnitError for one on a unit that this machine lacks
     """
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self.arena = aligned(program.arena_nbytes)
+        self.units = Units(program)
         self.arrays: tuple[Array, ...] = tuple(self._array(i, v) for i, v in enumerate(program.values))
         self._spares: dict[tuple[int, Where], Array] = {}
 
@@ -47,10 +51,12 @@ class Buffers:
 
     def _array(self, i: int, value: Value) -> Array:
         where = f"value {i} of {self._program.machine}"
-        if value.unit != "cpu":
-            raise PlanError(f"{where} lies on {value.unit}, and only the cpu can run programs yet")
         if value.place not in PLACES:
             raise PlanError(f"{where} has the place {value.place!r}", known=", ".join(PLACES))
+        if value.unit != HOST:
+            if value.place == FED:
+                raise PlanError(f"{where} is fed, and so lies on the host, not on {value.unit}")
+            return np.empty(0, dtype_of(value.dtype).numpy)
         if value.place != ARENA:
             return _shaped(aligned(value.nbytes), value)
         itemsize = dtype_of(value.dtype).itemsize

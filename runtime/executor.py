@@ -7,6 +7,7 @@ outputs that are handed out.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from rainshed.ops.op import Op
 from rainshed.runtime.buffers import Array
 from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.dispatch import Dispatcher
-from rainshed.runtime.kernels import Call, type_of
+from rainshed.runtime.kernels import POLICIES, Call, type_of
 from rainshed.runtime.loaded import Feeds, Loaded, PartKey, text_of
 from rainshed.runtime.messages import Finished, Value
 from rainshed.runtime.peers import Peers
@@ -37,16 +38,23 @@ _now_ns = time.perf_counter_ns
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a machine runs. `blas_threads`: of one matrix product; None leaves the process as it is."""
+    """How a machine runs.
+
+    blas_threads  of one matrix product; None leaves the process as it is
+    kernels       "numpy" or "numba" (see runtime/kernels.py); by default what RAINSHED_KERNELS says
+    """
 
     threads: int = 1
     blas_threads: int | None = 1
     timeouts: Timeouts = field(default_factory=Timeouts)
     recorder: Recorder | None = None
+    kernels: str = field(default_factory=lambda: os.environ.get("RAINSHED_KERNELS") or POLICIES[0])
 
     def __post_init__(self) -> None:
         if self.threads < 1 or (self.blas_threads is not None and self.blas_threads < 1):
             raise UsageError(f"a machine has at least one thread; found {self.threads}, blas {self.blas_threads}")
+        if self.kernels not in POLICIES:
+            raise UsageError(f"there are no kernels {self.kernels!r} (RAINSHED_KERNELS)", known=", ".join(POLICIES))
 
 
 class Executor:
@@ -64,7 +72,7 @@ class Executor:
         self._recorder = self._options.recorder
         self._dispatcher = Dispatcher(program)
         self._rendezvous = Rendezvous(program)
-        self._loaded = Loaded(program, ops)
+        self._loaded = Loaded(program, ops, self._options.kernels)
         self._peers = self._checked_peers(peers)
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)

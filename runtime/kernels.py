@@ -6,19 +6,21 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from rainshed.compiler.plan import Assign, Program, Run, Value
 from rainshed.ops.access import Box
 from rainshed.ops.errors import KernelError, PlanError, RainshedError
+from rainshed.ops.fused import fused
 from rainshed.ops.ir import Attrs, Node
+from rainshed.ops.native import native_call
 from rainshed.ops.op import Op
 from rainshed.ops.source import input_op
 from rainshed.ops.text import parse_attr
+from rainshed.ops.transfer import copy
 from rainshed.ops.types import TensorType, TupleType, dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 
 Call = Callable[[], object]
+POLICIES = ("numpy", "numba")
 
 
 def type_of(value: Value) -> TensorType:
@@ -28,12 +30,15 @@ def type_of(value: Value) -> TensorType:
 class Kernels:
     """Makes the calls of one program.
 
+    policy  how runs of element-wise ops are done on the host: "numpy", block by block, or "numba", as compiled loops
     Raises  PlanError, from `call`, if an op is not in `ops`, or would refuse this instruction
     """
 
-    def __init__(self, program: Program, buffers: Buffers, ops: Mapping[str, Op]) -> None:
+    def __init__(self, program: Program, buffers: Buffers, ops: Mapping[str, Op], policy: str = POLICIES[0]) -> None:
         self._program = program
         self._arrays = buffers.arrays
+        self._units = buffers.units
+        self._native = policy == "numba"
         self._ops = ops
         self._attrs: dict[object, Attrs] = {}  # instructions that differ in their arrays only are checked once
 
@@ -48,6 +53,10 @@ class Kernels:
         if op is None:
             raise PlanError(f"{self._where(i)}: there is no op {instruction.op!r}")
         attrs = self._checked_attrs(i, op, instruction)
+        if any(self._units.at(v) for v in (*instruction.inputs, *instruction.outputs)):
+            return self._on_unit(op, instruction, attrs)
+        if self._native and op is fused:
+            return native_call(attrs["body"], *(self._arrays[v] for v in (*instruction.inputs, *instruction.outputs)))
         outs = tuple(self._arrays[v] for v in instruction.outputs)
         inputs = [self._arrays[v] for v in instruction.inputs]
         return partial(op.cpu, *inputs, outs[0] if len(outs) == 1 else outs, **attrs)
@@ -66,12 +75,17 @@ class Kernels:
             return type(error)(error.message, **{**detail, **error.detail})
         return KernelError(f"{name}: its kernel raised {type(error).__name__}: {error}", **detail)
 
+    def _on_unit(self, op: Op, run: Run, attrs: Attrs) -> Call:
+        if op is copy:
+            return self._units.carry(run.inputs[0], run.outputs[0], self._arrays)
+        return self._units.call(op, run.inputs, run.outputs[0], attrs)
+
     def _assign(self, assign: Assign, i: int) -> Call:
         values = self._program.values
         old, new = type_of(values[assign.variable]), type_of(values[assign.value])
         if old != new:
             raise PlanError(f"{self._where(i)}: variable {old} is given a value {new}")
-        return partial(np.copyto, self._arrays[assign.variable], self._arrays[assign.value])
+        return self._units.carry(assign.value, assign.variable, self._arrays)
 
     def _checked_attrs(self, i: int, op: Op, run: Run) -> Attrs:
         """The attributes, all of them, in the form that the kernel takes; the op has checked the instruction."""

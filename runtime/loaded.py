@@ -13,9 +13,10 @@ from rainshed.ops.errors import DataError, PlanError, UsageError
 from rainshed.ops.init import Init
 from rainshed.ops.op import Op
 from rainshed.ops.text import parse_attr
+from rainshed.ops.types import dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 from rainshed.runtime.dispatch import is_static
-from rainshed.runtime.kernels import Call, Kernels, part_of, type_of
+from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, type_of
 from rainshed.runtime.wire import array_payload
 
 Feeds = Mapping[str, Any]  # input -> the whole array, or a function from a box to that part of it
@@ -34,20 +35,22 @@ class Loaded:
     Raises    PlanError for a program that cannot run here; KernelError if a constant cannot be computed
     """
 
-    def __init__(self, program: Program, ops: Mapping[str, Op]) -> None:
+    def __init__(self, program: Program, ops: Mapping[str, Op], policy: str = POLICIES[0]) -> None:
         self.program = program
         self.buffers = Buffers(program)
         self.arrays = self.buffers.arrays
-        self.kernels = Kernels(program, self.buffers, ops)
+        self.units = self.buffers.units
+        self.kernels = Kernels(program, self.buffers, ops, policy)
         n = len(program.instructions)
         self.calls: list[Call | None] = [None] * n
         self.big = [False] * n
         self.payloads: dict[int, memoryview] = {}
         self.arrivals: dict[int, tuple[int, int]] = {}
         self._parts = {(v.name, v.box): v for v in program.variables}
+        self._mirrors: dict[int, Array] = {}  # variables on units that somebody fills on the host
         # Outputs that are variables which the step changes: what is asked for is the value at its start.
-        assigned = {i.variable for i in program.instructions if isinstance(i, Assign)}
-        self._old = {o.value: np.empty_like(self.arrays[o.value]) for o in program.outputs if o.value in assigned}
+        self._assigned = {i.variable for i in program.instructions if isinstance(i, Assign)}
+        self._old = {o.value: np.empty_like(self.arrays[o.value]) for o in program.outputs if o.value in self._assigned}
         self._bind()
 
     def _bind(self) -> None:
@@ -76,19 +79,33 @@ class Loaded:
     def set_variable(self, name: str, box: Box, array: Any) -> None:
         """Give a part of a variable its value: of exactly its shape and element type. Raises DataError."""
         part = self._part(name, box)
-        target, given = self.arrays[part.value], np.asarray(array)
-        if given.shape != target.shape or given.dtype != target.dtype:
-            expected = type_of(self.program.values[part.value])
+        expected, given = type_of(self.program.values[part.value]), np.asarray(array)
+        if given.shape != expected.shape or given.dtype != expected.dtype.numpy:
             raise DataError(f"variable {name!r}{text_of(box)} is {expected}; found {given.dtype}{list(given.shape)}")
-        np.copyto(target, given)
+        if self.units.at(part.value) is None:
+            np.copyto(self.arrays[part.value], given)
+            return
+        if part.value in self._mirrors:
+            np.copyto(self._mirrors[part.value], given)
+        self.units.write(part.value, given)
 
     def get_variable(self, name: str, box: Box) -> Array:
         """A copy of a part of a variable that this machine owns."""
-        return self.arrays[self._part(name, box).value].copy()
+        value = self._part(name, box).value
+        if value in self._mirrors:
+            return self._mirrors[value].copy()
+        return self.arrays[value].copy() if self.units.at(value) is None else self.units.read(value)
 
     def variable_array(self, name: str, box: Box) -> Array:
         """The array of a part of a variable that this machine owns, not a copy."""
-        return self.arrays[self._part(name, box).value]
+        value = self._part(name, box).value
+        if self.units.at(value) is None:
+            return self.arrays[value]
+        if value in self._assigned:
+            raise UsageError(f"variable {name!r}{text_of(box)} is on a unit, and the step itself changes it")
+        if value not in self._mirrors:
+            self._mirrors[value] = self.units.read(value)
+        return self._mirrors[value]
 
     def init_variables(self, seed: int) -> None:
         """Give every variable its first value: the same numbers however it is split."""
@@ -97,7 +114,11 @@ class Loaded:
             if not isinstance(init, Init):
                 raise PlanError(f"variable {v.name!r}: {v.init[:80]!r} is no initial value")
             offset = tuple(low for low, _ in v.box)
-            init.fill(self.arrays[v.value], seed=seed, name=v.name, whole=v.whole, offset=offset)
+            at, of = self.units.at(v.value), self.program.values[v.value]
+            array = self.arrays[v.value] if at is None else np.empty(of.shape, dtype_of(of.dtype).numpy)
+            init.fill(array, seed=seed, name=v.name, whole=v.whole, offset=offset)
+            if at is not None:
+                self.set_variable(v.name, v.box, array)
 
     def _part(self, name: str, box: Box) -> Variable:
         part = self._parts.get((name, tuple(box)))
@@ -116,6 +137,8 @@ class Loaded:
             self.arrays[self.program.step_value][...] = step
         for value, old in self._old.items():
             np.copyto(old, self.arrays[value])
+        for value, mirror in self._mirrors.items():
+            self.units.write(value, mirror)
 
     def check_feeds(self, feeds: Feeds) -> None:
         """Raises DataError unless the arrays of `feeds` are what this machine reads; functions are not called."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rainshed.compiler.layouts import disjoint
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.strategy import FREE
+from rainshed.compiler.units import HOST, variables_of
 from rainshed.ops.access import Box, box_shape, box_size, intersect, within
 from rainshed.ops.assemble import assemble
 from rainshed.ops.ir import Device, Graph, Node
+from rainshed.ops.op import constant_op
 from rainshed.ops.slice import slice_op
 from rainshed.ops.transfer import copy, recv, send
 
@@ -17,7 +21,8 @@ def insert_send_recv(graph: Graph, setting: Setting) -> Graph:
 
     In      every node has a device
     Out     an edge joins nodes of one device, save send to recv and into copy; every element of a value crosses to a
-            machine once, also where readers there want overlapping slices of it; inputs and constants never cross
+            machine once, also where readers there want overlapping slices of it; inputs and constants never cross; a value is
+            copied to a unit, or from it, once; outputs are on the host, an update is on the unit of its variable
     Source  Abadi et al. 2016, arXiv:1603.04467, 3.2.2
     """
     crossing = _Crossing(_merge_slices(graph))
@@ -34,7 +39,17 @@ class _Crossing:
         for node in self.graph.nodes():
             assert node.device is not None
             self.new[node] = node.with_inputs(self.bring(i, node) for i in node.inputs).at(node.device)
-        return self.graph.renamed(self.new)
+        variables = variables_of(self.graph)
+        return replace(
+            self.graph.renamed(self.new),
+            outputs={name: self._landed(node, HOST) for name, node in self.graph.outputs.items()},
+            updates={name: self._landed(n, _unit_of(variables[name])) for name, n in self.graph.updates.items()},
+        )
+
+    def _landed(self, old: Node, unit: str) -> Node:
+        """A root on the unit of its machine where it must end."""
+        assert old.device is not None
+        return self.bring(old, old.at(Device(old.device.machine, unit)))
 
     def bring(self, old: Node, reader: Node) -> Node:
         value, device = self.new[old], reader.device
@@ -48,8 +63,10 @@ class _Crossing:
 
     def _carry(self, value: Node, device: Device, reader: Node) -> Node:
         assert value.device is not None
+        if value.op is constant_op:
+            return value.at(device)  # it is put there once, when the program is loaded
         if value.op.name in FREE:
-            return value.at(Device(device.machine)) if device.unit == "cpu" else self._copied(value.at(Device(device.machine)), device)
+            return value.at(device) if device.unit == HOST else self._copied(self._fed(value, device.machine), device)
         if value.device.machine != device.machine:
             value = self._on_cpu(value)
             host = Device(device.machine)
@@ -60,6 +77,13 @@ class _Crossing:
                 self.arrived[key] = recv.make((sent,), {}, value.origin, host)
             value = self.arrived[key]
         return value if value.device == device else self._copied(value, device)
+
+    def _fed(self, value: Node, machine: str) -> Node:
+        """An input on the host of a machine that reads it."""
+        host = Device(machine)
+        if value.device == host:
+            return value
+        return self.arrived.setdefault((value, host), value.at(host))
 
     def _on_cpu(self, value: Node) -> Node:
         assert value.device is not None
@@ -73,6 +97,10 @@ class _Crossing:
 
     def _copied(self, value: Node, device: Device) -> Node:
         return copy.make((value,), {}, value.origin, device)
+
+
+def _unit_of(node: Node) -> str:
+    return HOST if node.device is None else node.device.unit
 
 
 def _reason(value: Node, reader: Node) -> str:

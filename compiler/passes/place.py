@@ -6,6 +6,7 @@ from rainshed.compiler.cost import seconds
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.strategy import FREE
+from rainshed.compiler.units import HOST, choose_units
 from rainshed.ops.ir import Device, Graph, Node, users
 
 SWEEPS = 3
@@ -13,7 +14,8 @@ CHEAP = 4.0  # a node is free to move if it takes no more than this many call ov
 
 
 def place(graph: Graph, setting: Setting) -> Graph:
-    """Give each node a device: the home that `split` cut it for, or a neighbour's machine if that saves bytes.
+    """Give each node a device: the home that `split` cut it for, or a neighbour's machine if that saves bytes; and there the
+    host, or a unit where that is faster (compiler/units.py).
 
     In      every node has a home, and a pin names a machine of the cluster
     Out     every node has a device; pins hold; a gradient or update is where its variable is
@@ -22,19 +24,13 @@ def place(graph: Graph, setting: Setting) -> Graph:
     home = {node: max(0, node.origin.home) for node in graph.nodes()}
     _refine(graph, home, setting.cluster)
     names = setting.cluster.names
+    machine_of = {node: names[home[node]] for node in home}
+    units = choose_units(graph, machine_of, setting.cluster) if setting.units else {}
     new: dict[Node, Node] = {}
     for node in graph.nodes():
-        device = Device(names[home[node]], _unit(node, setting.cluster, names[home[node]]))
+        device = Device(machine_of[node], units.get(node, HOST))
         new[node] = node.with_inputs(new[i] for i in node.inputs).at(device)
     return graph.renamed(new)
-
-
-def _unit(node: Node, cluster: Cluster, machine: str) -> str:
-    """The machine's first unit if the op has a kernel for it and is heavy enough to pay for the call; else its CPU."""
-    units = cluster.machine(machine).units
-    if not units or node.op.cuda is None or node.op.name in FREE:
-        return "cpu"
-    return units[0].name
 
 
 def _refine(graph: Graph, home: dict[Node, int], cluster: Cluster) -> None:

@@ -1,6 +1,8 @@
 """The CUDA kernels of ops, held to the NumPy truth. Run by tests/ops/test_cuda.py in a process of its own: in Numba's simulator, and on
 a GPU where there is one."""
 
+import sys
+
 import numpy as np
 import pytest
 from laws import boolean, f32, f64, i32, i64
@@ -15,6 +17,7 @@ from rainshed.ops.source import input as input_node
 from rainshed.ops.text import graph_text
 
 C = CATALOGUE
+sys.setswitchinterval(1e-4)  # the simulator waits for its threads in a busy loop
 
 
 def on_device(launch: Launcher, node, arrays) -> np.ndarray:

@@ -1,0 +1,68 @@
+"""Fused element-wise ops as compiled loops on the CPU, by Numba, from the formulas that also make the kernels for CUDA.
+
+A loop is compiled once per body and pattern of shapes. Its source is written to the user's cache folder, where Numba keeps the
+machine code beside it, so that the next process does not compile it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache, partial
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from rainshed.ops.fused import lines_of
+from rainshed.ops.scalar import Loop, loop_of, made
+from rainshed.ops.types import TensorType, dtype_of
+
+HEADER = "for i in range(n):"
+
+
+def native_call(body: str, *operands: np.ndarray) -> Callable[[], object]:
+    """A function without arguments that fills the last operand from the others, all of them contiguous."""
+    *inputs, out = operands
+    types = tuple(TensorType(dtype_of(x.dtype), x.shape) for x in operands)
+    loop, numbers = loop_of(types[:-1], types[-1], lines_of(body))
+    if not out.size:
+        return lambda: None
+    return partial(compiled(loop), *(x.reshape(-1) for x in inputs), out.reshape(-1), *numbers)
+
+
+@lru_cache(maxsize=4096)
+def compiled(loop: Loop) -> Callable[..., None]:
+    """The loop as machine code that releases the GIL; float errors give inf and NaN, as in NumPy."""
+    numba = import_module("numba")
+    source = loop.source(HEADER)
+    path = _source_file(source)
+    found: Callable[..., None]
+    if path is None:
+        found = numba.njit(nogil=True, error_model="numpy")(made(source))
+    else:
+        found = numba.njit(nogil=True, error_model="numpy", cache=True)(made(source, str(path)))
+    return found
+
+
+def plain_loop(loop: Loop) -> Callable[..., None]:
+    """The same loop as plain Python."""
+    return made(loop.source(HEADER))
+
+
+def _source_file(source: str) -> Path | None:
+    """The file of the cache that holds this source; None where there is no place to write it."""
+    name = hashlib.blake2b(source.encode(), digest_size=12).hexdigest()
+    base = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
+    path = Path(base) / "rainshed" / "kernels" / f"k{name}.py"
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+                file.write(source)
+            Path(file.name).replace(path)
+    except (OSError, RuntimeError):
+        return None
+    return path
