@@ -20,8 +20,9 @@ from rainshed.engine import models
 from rainshed.engine.datasets import Split, digits, vote, vowels
 from rainshed.engine.graph import evaluate
 from rainshed.engine.measured import measured_of, newest
+from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.progress import Progress
-from rainshed.engine.training import Downpour, Single, Training, TrainingOptions, TrainingResult
+from rainshed.engine.training import Training
 from rainshed.engine.view import plan_html
 from rainshed.ops.errors import UsageError
 from rainshed.ops.ir import Graph

@@ -239,11 +239,14 @@ class Tally:
         self._machine = machine
         self.tells = any(o.name == machine.plan.loss for o in machine.program.outputs)
         self.loss: float | None = None
+        self.made: int = agent.roles.get("made", 0)  # steps of this machine in the whole job
         self._losses: list[float] = []
         self._since, self._examples, self._sent = time.monotonic(), 0, 0
 
     def step(self, step: int, outputs: Mapping[PartKey, Array]) -> None:
         """One step is over. Raises NotFiniteError if its loss is not a number."""
+        self.made += 1
+        self._agent.roles["made"] = self.made
         self._examples += self._spec.batch
         for (name, _), value in outputs.items():
             if name == self._machine.plan.loss and value.shape == ():
@@ -255,18 +258,18 @@ class Tally:
                 hint="a smaller learning rate",
             )
         if self.tells and time.monotonic() - self._since >= self._spec.report_s:
-            self.tell(step)
+            self.tell()
 
     @property
     def untold(self) -> bool:
         return self._examples > 0
 
-    def tell(self, step: int) -> None:
+    def tell(self) -> None:
         now, sent = time.monotonic(), self._sent_nbytes()
         loss = sum(self._losses) / len(self._losses) if self._losses else None
         told = Told(
             replica=self._spec.replica,
-            step=step + 1,
+            step=self.made,
             loss=loss,
             examples=self._examples,
             seconds=now - self._since,
@@ -311,7 +314,7 @@ def train(agent: Agent, payload: memoryview) -> Answer:
     if isinstance(side, ServerSide):
         side.client.flush()
     if tally.tells and tally.untold:
-        tally.tell(spec.last - 1)
+        tally.tell()
     return _trained(agent, spec, machine, tally, time.monotonic() - started), ()
 
 

@@ -8,25 +8,22 @@ Source  Dean et al. 2012, section 4.1
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 
-from rainshed.compiler.machines import Cluster
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
 from rainshed.engine.checkpoint import CheckpointReader, latest
 from rainshed.engine.data import ArrayData, Data, Field, StreamData
+from rainshed.engine.feeding import Feeder
 from rainshed.engine.machine_side import (
     AT_ONCE,
     TRAINING_TASKS,
     Exchange,
-    FedParts,
     JoinServer,
     LoadData,
     Told,
@@ -34,18 +31,17 @@ from rainshed.engine.machine_side import (
     Trained,
     inputs_of,
 )
+from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import Optimizer
 from rainshed.engine.progress import Progress
 from rainshed.engine.saving import SAVING_TASKS, ServerState
 from rainshed.engine.user_op import ops_of
 from rainshed.engine.variables import load_variables, save_variables
-from rainshed.ops.errors import DataError, RainshedError, UsageError
+from rainshed.ops.errors import RainshedError, UsageError
 from rainshed.ops.ir import Graph
-from rainshed.ops.update import UpdateRule
 from rainshed.runtime.cluster.coordinator import AgentHandle, Answer
-from rainshed.runtime.cluster.job import Backend, Deployment, Job, JobOptions
+from rainshed.runtime.cluster.job import Deployment, Job, JobOptions
 from rainshed.runtime.cluster.orders import Nothing
-from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.documents import unpack
 from rainshed.runtime.params.layout import Layout, assign, trainable_parts
 from rainshed.runtime.params.rule import Rule, rule_of
@@ -53,91 +49,6 @@ from rainshed.runtime.params.shard import ShardConfig
 from rainshed.runtime.trace import MachineTrace, write_trace
 
 MAX_TRAIN_S: Final = 30 * 24 * 3600.0  # of one order to train: each step in it has its own deadline
-UNDER_WAY: Final = 4  # batches of a stream that are sent ahead
-
-
-@dataclass(frozen=True, slots=True)
-class Single:
-    """One replica; its plan moves its variables by itself. The graph must hold its optimizer, or one is given."""
-
-    replicas: int = 1
-    servers: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Downpour:
-    """Asynchronous replicas and a sharded parameter server.
-
-    replicas       copies of the model, each a plan over its own machines
-    servers        shards of the parameter server, each a process
-    n_push         steps between pushes of the summed gradients
-    n_fetch        steps between fetches of the parameters
-    warm_start     steps that one replica makes alone before the others begin
-    max_staleness  a push that is more versions behind is refused and counted; None: no bound
-    Source  Dean et al. 2012, section 4.1
-    """
-
-    replicas: int = 2
-    servers: int = 1
-    n_push: int = 1
-    n_fetch: int = 1
-    warm_start: int = 0
-    max_staleness: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("replicas", 1), ("servers", 1), ("n_push", 1), ("n_fetch", 1), ("warm_start", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"Downpour: {name} is a whole number, {least} or more; found {value!r}")
-
-
-Method = Single | Downpour
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingOptions:
-    """How a graph is trained.
-
-    cluster    the machines of one replica; every replica has so many of its own
-    optimizer  moves the variables: on the server (Downpour), or in the graph (Single)
-    seed       of initial values, random ops, and the order of the data
-    backend    "processes" on this computer, "threads" in this process, "join": wait for workers at `listen`
-    strategy   see rs.compile
-    checkpoint        a folder: training writes there when it ends, and after every `checkpoint_every` steps
-    resume            go on from the newest checkpoint there; the machines, replicas and servers may be others
-    """
-
-    cluster: Cluster = field(default_factory=lambda: Cluster.local(1))
-    method: Method = field(default_factory=Single)
-    optimizer: Optimizer | UpdateRule | None = None
-    batch: int = 32
-    seed: int = 0
-    backend: Backend = "processes"
-    strategy: str = "auto"
-    trace: bool = False
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    checkpoint: str | Path | None = None
-    checkpoint_every: int | None = None
-    resume: bool = False
-    listen: str = "tcp://127.0.0.1:0"
-    token: bytes | None = field(default=None, repr=False)
-    on_wait: Callable[[str, int], None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """What a training did. `staleness`: versions -> pushes that were so stale; `bytes_sent`: payload bytes of all processes."""
-
-    steps: int
-    seconds: float
-    loss: float | None
-    examples: int
-    bytes_sent: int
-    pushes: int = 0
-    applied: int = 0
-    dup: int = 0
-    refused: int = 0
-    staleness: Mapping[int, int] = field(default_factory=dict)
 
 
 class Training:
@@ -369,7 +280,7 @@ class Training:
     def _train(self, replicas: Sequence[Deployment], first: int, last: int) -> list[Trained]:
         fed = isinstance(self._data, StreamData)
         answers: list[Answer] = []
-        feeders: list[_Feeder] = []
+        feeders: list[Feeder] = []
         for replica in replicas:
             r = self._replicas.index(replica)
             spec = Train(first, last, self.options.batch, self.options.seed, r, self.method.replicas, fed)
@@ -378,7 +289,7 @@ class Training:
             ]
             if isinstance(self._data, StreamData):
                 stream = self._data.shard(r, self.method.replicas).batches(self.options.batch, self.options.seed, first)
-                feeders.append(_Feeder(replica, stream, range(first, last)))
+                feeders.append(Feeder(replica, stream, range(first, last)))
         for feeder in feeders:
             feeder.start()
         try:
@@ -479,52 +390,6 @@ class Training:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Feeder:
-    """A thread that reads a stream and sends each machine of a replica its parts, a few steps ahead."""
-
-    def __init__(self, replica: Deployment, batches: Any, steps: range) -> None:
-        self._replica, self._batches, self._steps = replica, batches, steps
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"rainshed feeds {replica.group}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        coordinator = self._replica.job.coordinator
-        under_way: list[list[Answer]] = []
-        try:
-            for step in self._steps:
-                if len(under_way) >= UNDER_WAY:
-                    for answer in under_way.pop(0):
-                        answer.get(Nothing)
-                if self._stopped.is_set():
-                    return
-                batch = next(self._batches, None)
-                if batch is None:
-                    raise DataError(
-                        f"the data ended before step {step}", hint="fewer steps, or a stream that begins anew"
-                    )
-                under_way.append(self._send(step, batch))
-        except RainshedError as error:
-            if not self._stopped.is_set():
-                coordinator.fail(error)
-
-    def _send(self, step: int, batch: Mapping[str, np.ndarray]) -> list[Answer]:
-        answers = []
-        for program in self._replica.plan.programs:
-            parts = tuple((f.name, f.box) for f in program.feeds)
-            cut = [np.ascontiguousarray(batch[n][tuple(slice(*iv) for iv in box)]) for n, box in parts]
-            agent = self._replica.machines[program.machine]
-            coordinator = self._replica.job.coordinator
-            answers.append(coordinator.order(agent, "feed", FedParts(step, parts), cut, timeout_s=MAX_TRAIN_S))
-        return answers
 
 
 def fields_of(plan: Plan) -> dict[str, Field]:

@@ -20,10 +20,11 @@ from rainshed.compiler.plan import Plan
 from rainshed.engine import datasets, dsl, init, layers
 from rainshed.engine.data import Data
 from rainshed.engine.dsl import *
+from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, RMSProp
 from rainshed.engine.plans import load_plan, save_plan
 from rainshed.engine.session import Session
-from rainshed.engine.training import Downpour, Single, Training, TrainingOptions, TrainingResult, train
+from rainshed.engine.training import Training, train
 from rainshed.engine.view import plan_html, plan_text
 from rainshed.ops.errors import RainshedError
 

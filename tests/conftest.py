@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-for folder in (Path(__file__).parent, Path(__file__).parent / "ops"):
+for folder in (Path(__file__).parent, Path(__file__).parent / "ops", Path(__file__).parent / "compiler"):
     sys.path.insert(0, str(folder))

@@ -23,9 +23,10 @@ from rainshed.engine.commands.common import (
 from rainshed.engine.commands.files import writable, write_arrays, write_text
 from rainshed.engine.data import Data
 from rainshed.engine.measured import measured_of
+from rainshed.engine.methods import Downpour, Method, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, RMSProp
 from rainshed.engine.progress import TrainingTable
-from rainshed.engine.training import Downpour, Method, Single, Training, TrainingOptions, TrainingResult
+from rainshed.engine.training import Training
 from rainshed.engine.view import plan_html
 from rainshed.engine.view.units import bytes_text, count_text, seconds_text
 from rainshed.ops.errors import StallError, TransportError, UsageError

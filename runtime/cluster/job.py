@@ -217,7 +217,7 @@ class Deployment:
         answers = []
         for program in self.plan.programs:
             parts = tuple((f.name, f.box) for f in program.feeds)
-            cut = [np.ascontiguousarray(arrays[name][_slices(box)]) for name, box in parts]
+            cut = [np.asarray(arrays[name][_slices(box)]) for name, box in parts]
             agent = self.machines[program.machine]
             answers.append(
                 self.job.coordinator.order(agent, "run step", RunStep(step, parts), cut, timeout_s=timeout_s)
@@ -301,7 +301,7 @@ class Deployment:
                 raise DataError(f"variable {name!r} is {dtype}{list(whole)}; found {array.dtype}{list(array.shape)}")
         for machine, name, box, _, _ in self.parts():
             if name in arrays:
-                self.put(machine, [(name, box)], [np.ascontiguousarray(arrays[name][_slices(box)])])
+                self.put(machine, [(name, box)], [np.asarray(arrays[name][_slices(box)])])
 
     def bytes_between(self) -> dict[tuple[str, str], int]:
         """Payload bytes that crossed for each (from, to), counted where they were sent."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hmac
 import resource
+import sys
+import sysconfig
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, Final
 
 import cloudpickle
@@ -94,9 +97,26 @@ def code_mac(token: bytes, pickled: bytes) -> bytes:
 
 
 def pack_code(token: bytes, ops: Mapping[str, Any]) -> Code:
-    """The user's own ops, ready to travel."""
-    pickled = cloudpickle.dumps(dict(ops))
+    """The user's own ops, ready to travel: with the user's own modules, which the workers' computers need not have."""
+    own = [module for module in tuple(sys.modules.values()) if _is_users(module)]
+    for module in own:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        pickled = cloudpickle.dumps(dict(ops))
+    finally:
+        for module in own:
+            cloudpickle.unregister_pickle_by_value(module)
     return Code(code_mac(token, pickled).hex(), pickled.hex())
+
+
+def _is_users(module: ModuleType) -> bool:
+    """Whether a module is neither Python's, nor installed, nor ours."""
+    file = getattr(module, "__file__", None)
+    name = module.__name__
+    if not file or name == "__main__" or name.partition(".")[0] == "rainshed" or sys.modules.get(name) is not module:
+        return False
+    installed = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return not any(Path(file).is_relative_to(place) for place in installed)
 
 
 def be_machine(agent: Agent, payload: memoryview) -> Answer:

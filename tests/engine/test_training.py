@@ -7,7 +7,8 @@ import pytest
 
 import rainshed as rs
 from rainshed.compiler.machines import Cluster
-from rainshed.engine.training import Downpour, Single, Training, TrainingOptions, train
+from rainshed.engine.methods import Downpour, Single, TrainingOptions
+from rainshed.engine.training import Training, train
 from rainshed.ops.errors import DataError, NotFiniteError, UsageError
 
 RNG = np.random.default_rng(7)

@@ -1,0 +1,101 @@
+"""The methods of training, and what can be chosen about it: data, without any doing.
+
+Source  Dean et al. 2012, section 4.1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rainshed.compiler.machines import Cluster
+from rainshed.engine.optimizers import Optimizer
+from rainshed.ops.errors import UsageError
+from rainshed.ops.update import UpdateRule
+from rainshed.runtime.cluster.job import Backend
+from rainshed.runtime.deadlines import Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """One replica; its plan moves its variables by itself. The graph must hold its optimizer, or one is given."""
+
+    replicas: int = 1
+    servers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Downpour:
+    """Asynchronous replicas and a sharded parameter server.
+
+    replicas       copies of the model, each a plan over its own machines
+    servers        shards of the parameter server, each a process
+    n_push         steps between pushes of the summed gradients
+    n_fetch        steps between fetches of the parameters
+    warm_start     steps that one replica makes alone before the others begin
+    max_staleness  a push that is more versions behind is refused and counted; None: no bound
+    Source  Dean et al. 2012, section 4.1
+    """
+
+    replicas: int = 2
+    servers: int = 1
+    n_push: int = 1
+    n_fetch: int = 1
+    warm_start: int = 0
+    max_staleness: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("replicas", 1), ("servers", 1), ("n_push", 1), ("n_fetch", 1), ("warm_start", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"Downpour: {name} is a whole number, {least} or more; found {value!r}")
+
+
+Method = Single | Downpour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """How a graph is trained.
+
+    cluster    the machines of one replica; every replica has so many of its own
+    optimizer  moves the variables: on the server (Downpour), or in the graph (Single)
+    seed       of initial values, random ops, and the order of the data
+    backend    "processes" on this computer, "threads" in this process, "join": wait for workers at `listen`
+    strategy   see rs.compile
+    checkpoint        a folder: training writes there when it ends, and after every `checkpoint_every` steps
+    resume            go on from the newest checkpoint there; the machines, replicas and servers may be others
+    """
+
+    cluster: Cluster = field(default_factory=lambda: Cluster.local(1))
+    method: Method = field(default_factory=Single)
+    optimizer: Optimizer | UpdateRule | None = None
+    batch: int = 32
+    seed: int = 0
+    backend: Backend = "processes"
+    strategy: str = "auto"
+    trace: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    checkpoint: str | Path | None = None
+    checkpoint_every: int | None = None
+    resume: bool = False
+    listen: str = "tcp://127.0.0.1:0"
+    token: bytes | None = field(default=None, repr=False)
+    on_wait: Callable[[str, int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training did. `staleness`: versions -> pushes that were so stale; `bytes_sent`: payload bytes of all processes."""
+
+    steps: int
+    seconds: float
+    loss: float | None
+    examples: int
+    bytes_sent: int
+    pushes: int = 0
+    applied: int = 0
+    dup: int = 0
+    refused: int = 0
+    staleness: Mapping[int, int] = field(default_factory=dict)
