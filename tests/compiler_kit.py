@@ -1,0 +1,60 @@
+"""What the tests of the passes share: graphs as text in and out, clusters that are the same everywhere, bytes that cross."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from textwrap import dedent
+
+from random_graphs import ALL_OPS
+
+from rainshed.compiler.layouts import Layout
+from rainshed.compiler.machines import Cluster, Machine
+from rainshed.compiler.passes.insert_send_recv import insert_send_recv
+from rainshed.compiler.passes.place import place
+from rainshed.compiler.passes.split import Splitter
+from rainshed.compiler.setting import Setting
+from rainshed.compiler.strategy import FREE
+from rainshed.ops.ir import Graph, Node
+from rainshed.ops.text import graph_text, parse
+
+
+def cluster(machines: int, **fields: float) -> Cluster:
+    """Machines m0, m1, ... that do not depend on the computer that the test runs on."""
+    return Cluster(machines=tuple(Machine(name=f"m{i}", **fields) for i in range(machines)))
+
+
+def setting(machines: int = 1, **fields: object) -> Setting:
+    return Setting(cluster=cluster(machines), **fields)  # type: ignore[arg-type]
+
+
+def graph_of(lines: str) -> Graph:
+    """The graph whose text has these lines between its braces."""
+    return parse("graph {\n" + dedent(lines).strip("\n") + "\n}", ALL_OPS)
+
+
+def lines_of(graph: Graph) -> str:
+    return "\n".join(line.strip() for line in graph_text(graph).split("\n")[1:-1])
+
+
+def check_pass(step: Callable[[Graph, Setting], Graph], before: str, after: str, machines: int = 1) -> None:
+    """Text in, text out."""
+    got = lines_of(step(graph_of(before), setting(machines)))
+    assert got == dedent(after).strip(), got
+
+
+def laid_out(graph: Graph, layouts: dict[Node, Layout], machines: int) -> Graph:
+    """The graph cut by these layouts (a node that is not named lies whole on machine 0), placed, with sends and receives."""
+    full = {
+        n: layouts.get(n) or Layout((1,) * len(n.access.axes), (0,)) for n in graph.nodes() if n.op.name not in FREE
+    }
+    told = setting(machines)
+    return insert_send_recv(place(Splitter(graph, full).run(), told), told)
+
+
+def sends(graph: Graph) -> list[Node]:
+    return [n for n in graph.nodes() if n.op.name == "send"]
+
+
+def sent_elements(graph: Graph) -> int:
+    """How many elements cross between machines."""
+    return sum(n.tensor_type.size for n in sends(graph))
