@@ -19,7 +19,9 @@ def check_units(program: Program, path: str, machine: Machine, ops: Mapping[str,
     known = {HOST, *(u.name for u in machine.units)}
     for i, value in enumerate(program.values):
         if value.unit not in known:
-            raise _wrong(f"{path}.values[{i}]", f"{machine.name} has no unit {value.unit!r}", has=", ".join(sorted(known)))
+            raise _wrong(
+                f"{path}.values[{i}]", f"{machine.name} has no unit {value.unit!r}", has=", ".join(sorted(known))
+            )
         if value.place == FED and value.unit != HOST:
             raise _wrong(f"{path}.values[{i}]", f"what is fed lies on the host, not on {value.unit}")
         if value.place == ARENA and value.offset % 64:
@@ -41,7 +43,11 @@ def _fault(program: Program, instruction: Instruction, ops: Mapping[str, Op]) ->
     values = program.values
     match instruction:
         case Send(value=value) | Recv(value=value):
-            return "" if values[value].unit == HOST else f"value {value} is sent or received, but lies on {values[value].unit}"
+            return (
+                ""
+                if values[value].unit == HOST
+                else f"value {value} is sent or received, but lies on {values[value].unit}"
+            )
         case Assign(variable=variable, value=value):
             same = values[variable].unit == values[value].unit
             return "" if same else f"a variable on {values[variable].unit} is given a value on {values[value].unit}"

@@ -43,7 +43,9 @@ def can_run(node: Node) -> bool:
 class _Choice:
     """The nodes of one machine, each here (on the host) or there (on the unit)."""
 
-    def __init__(self, graph: Graph, machine_of: Mapping[Node, str], cluster: Cluster, machine: str, unit: Unit) -> None:
+    def __init__(
+        self, graph: Graph, machine_of: Mapping[Node, str], cluster: Cluster, machine: str, unit: Unit
+    ) -> None:
         self.machine_of, self.machine, self.unit = machine_of, machine, unit
         self.readers = users(graph.nodes())
         self.outputs, self.roots = set(graph.outputs.values()), set(graph.roots)

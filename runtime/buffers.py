@@ -54,8 +54,6 @@ class Buffers:
         if value.place not in PLACES:
             raise PlanError(f"{where} has the place {value.place!r}", known=", ".join(PLACES))
         if value.unit != HOST:
-            if value.place == FED:
-                raise PlanError(f"{where} is fed, and so lies on the host, not on {value.unit}")
             return np.empty(0, dtype_of(value.dtype).numpy)
         if value.place != ARENA:
             return _shaped(aligned(value.nbytes), value)

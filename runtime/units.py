@@ -34,7 +34,11 @@ class Units:
         v = self._program.values[i]
         at, dtype = self._launchers[v.unit], dtype_of(v.dtype).numpy
         raw, offset = (self._arenas[v.unit], v.offset) if v.place == ARENA else (at.zeros(v.nbytes), 0)
-        if offset < 0 or offset % dtype.itemsize or (v.place == ARENA and offset + v.nbytes > self._program.arena_of(v.unit)):
+        if (
+            offset < 0
+            or offset % dtype.itemsize
+            or (v.place == ARENA and offset + v.nbytes > self._program.arena_of(v.unit))
+        ):
             raise PlanError(f"value {i} of {self._program.machine} does not fit the arena of {v.unit}", offset=offset)
         return at.view(raw, offset, v.nbytes // dtype.itemsize, dtype)
 

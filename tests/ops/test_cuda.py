@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gpu_process import MODES, run_checks
 from laws import boolean, i32, i64
+
 from rainshed.ops import CATALOGUE
 from rainshed.ops.cuda import cuda, merged, steps_of, stretched
 from rainshed.ops.elementwise import ELEMENTWISE, ROWS
@@ -34,8 +35,11 @@ def operands(row, kind):
         a, b = np.meshgrid(SPECIAL, SPECIAL)
         return [([a, b][: row.arity], dtype) for dtype in (np.float32, np.float64)]
     if kind == "int":
-        second = "pow floor_divide remainder bitwise_left_shift bitwise_right_shift".split()
-        return [([make(5, 7), np.abs(make(5, 7).T.reshape(5, 7)) + (row.name in second)][: row.arity], None) for make in (i32, i64)]
+        second = ["pow", "floor_divide", "remainder", "bitwise_left_shift", "bitwise_right_shift"]
+        return [
+            ([make(5, 7), np.abs(make(5, 7).T.reshape(5, 7)) + (row.name in second)][: row.arity], None)
+            for make in (i32, i64)
+        ]
     return [([boolean(5, 7), np.flip(boolean(5, 7))][: row.arity], None)]
 
 
@@ -48,11 +52,15 @@ def test_formula_is_the_op(row):
             node = ELEMENTWISE[row.name](*(input_node(f"x{i}", a.shape, a.dtype) for i, a in enumerate(arrays)))
             (want,) = evaluate_nodes([node], {f"x{i}": a for i, a in enumerate(arrays)})
             types = tuple(i.tensor_type for i in node.inputs)
-            loop, numbers = loop_of(types, node.tensor_type, (Line(row.formula, tuple(range(len(arrays))), node.dtype),))
+            loop, numbers = loop_of(
+                types, node.tensor_type, (Line(row.formula, tuple(range(len(arrays))), node.dtype),)
+            )
             out = np.empty(want.size, want.dtype)
             plain(plain_loop(loop))(*(a.reshape(-1) for a in arrays), out, *numbers)
             rtol = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-14}.get(want.dtype, 0)
-            np.testing.assert_allclose(out.reshape(want.shape), want, rtol=rtol, atol=rtol, err_msg=f"{row.name} {arrays[0].dtype}")
+            np.testing.assert_allclose(
+                out.reshape(want.shape), want, rtol=rtol, atol=rtol, err_msg=f"{row.name} {arrays[0].dtype}"
+            )
 
 
 def test_every_number_in_a_formula_has_the_type_of_the_operands():
@@ -61,7 +69,11 @@ def test_every_number_in_a_formula_has_the_type_of_the_operands():
     assert expression("x0 + x1", ("a", "b"), (int32, int64), int64) == "i64(a + b)"
     assert expression("x0 > x1", ("a", "b"), (float32, float32), bool_) == "a > b"
     assert expression("x0", ("a",), (float32,), bool_) == "a != f32(0)"
-    assert [number_text(np.array(v), float32) for v in (0.5, np.inf, -np.inf)] == ["f32(0.5)", "f32(math.inf)", "f32(-math.inf)"]
+    assert [number_text(np.array(v), float32) for v in (0.5, np.inf, -np.inf)] == [
+        "f32(0.5)",
+        "f32(math.inf)",
+        "f32(-math.inf)",
+    ]
 
 
 def test_walks_have_as_few_axes_as_may_be():
@@ -83,7 +95,16 @@ def test_which_ops_have_no_kernel_is_visible():
     """A list to make shorter, not to make longer."""
     without = {name for name, op in CATALOGUE.items() if op.cuda is None}
     leaves = {"input", "variable", "constant", "step", "axis_size", "pick", "send", "recv"}
-    by_index = {"take", "scatter_add", "take_along_axis", "scatter_add_along_axis", "one_hot", "argmax", "argmin", "cumulative_sum"}
+    by_index = {
+        "take",
+        "scatter_add",
+        "take_along_axis",
+        "scatter_add_along_axis",
+        "one_hot",
+        "argmax",
+        "argmin",
+        "cumulative_sum",
+    }
     random = {"random_uniform", "random_normal", "random_bernoulli"}
     windows = {n for n in CATALOGUE if n.startswith(("conv2d", "local2d", "max_pool2d", "sum_pool2d"))} | {"window_sum"}
     assert without == leaves | by_index | random | windows

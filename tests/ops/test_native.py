@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from laws import boolean, f32, f64, i64
+
 from rainshed.ops import CATALOGUE as C
 from rainshed.ops.elementwise import ROWS
 from rainshed.ops.fused import fused

@@ -48,7 +48,6 @@ def test_spares_are_made_once_per_transfer_and_parity():
         (Value(dtype="f32", shape=(4,), place="arena"), "does not fit the arena"),
         (Value(dtype="f64", shape=(1,), place="arena", offset=4), "does not fit the arena"),
         (Value(dtype="f32", shape=(4,), place="lost"), "has the place 'lost'"),
-        (Value(dtype="f32", shape=(4,), place="kept", unit="cuda0"), "lies on cuda0, and only the cpu"),
     ],
 )
 def test_what_has_no_place_is_refused(value, what):
