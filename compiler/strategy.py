@@ -267,6 +267,8 @@ def on_one(search: Search, node: Node) -> Layout:
     )
 
 
+AS_STARTED = ("one", "even")  # these are kept as they start
+
 STRATEGIES: dict[str, Start] = {
     "space": in_space,
     "features": along_features,
@@ -274,6 +276,7 @@ STRATEGIES: dict[str, Start] = {
     "longest": along_longest,
     "layers": layer_by_layer,
     "one": on_one,
+    "even": in_space,  # every op on all machines, whether the search likes it or not
 }
 
 
@@ -283,6 +286,6 @@ def choose_layouts(graph: Graph, setting: Setting) -> dict[Node, Layout]:
         setting.shared[graph] = Search(graph, setting.cluster)
     search: Search = setting.shared[graph]
     search.start(STRATEGIES[setting.strategy])
-    if setting.strategy != "one":
+    if setting.strategy not in AS_STARTED:
         search.improve()
     return {node: one.layout for node, one in search.chosen.items()}

@@ -10,7 +10,7 @@ from rainshed.engine import init, layers
 from rainshed.engine.graph import graph
 from rainshed.engine.optimizers import Adagrad
 from rainshed.ops.elementwise import relu
-from rainshed.ops.ir import Graph, Node
+from rainshed.ops.ir import Graph, Node, scope
 from rainshed.ops.random import random_normal
 from rainshed.ops.reduce import mean
 from rainshed.ops.softmax import log_softmax
@@ -61,5 +61,6 @@ def _classifier(h: Node, classes: int, training: bool, rate: float) -> Graph:
     logits = layers.dense(h, classes, name="softmax")
     if not training:
         return graph(outputs={"log_probabilities": log_softmax(logits)})
-    loss = mean(softmax_cross_entropy(logits, input("label", (None,), "int32")))
+    with scope("loss"):
+        loss = mean(softmax_cross_entropy(logits, input("label", (None,), "int32")))
     return graph(loss=loss, optimizer=Adagrad(rate, epsilon=1e-7))

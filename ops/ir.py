@@ -105,13 +105,21 @@ def on_behalf(origin: Origin) -> Iterator[None]:
         _WHERE.reset(token)
 
 
+# Programs that ship with Rainshed: their lines are a user's lines.
+_PROGRAMS = ("rainshed.engine.models",)
+
+
+def _is_ours(module: str) -> bool:
+    return module.startswith("rainshed.") and module not in _PROGRAMS
+
+
 def current_origin() -> Origin:
     """The origin for a node made now: the first line on the stack that is not Rainshed's own."""
     where = _WHERE.get()
     if where.origin is not None:
         return where.origin
     frame = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("rainshed."):
+    while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
         frame = frame.f_back  # type: ignore[assignment]
     if frame is None:
         return Origin(scope=where.scope, pin=where.pin)
