@@ -25,6 +25,12 @@ def test_the_tour_prints_what_it_says():
     assert documents.rerun(text, "tour.py") == text, "python tests/documents.py docs/tour.md writes what is printed now"
 
 
+def test_the_program_of_the_readme_runs(capsys):
+    (program,) = documents.blocks((ROOT / "README.md").read_text(), "python")
+    exec(compile(program, "README.py", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out.endswith("200 steps, loss below 0.2: True\n")
+
+
 def test_the_op_of_the_guide_keeps_the_laws(monkeypatch):
     """CONTRIBUTING.md shows an op's file and its test: both are run."""
     op, test = documents.blocks((ROOT / "CONTRIBUTING.md").read_text(), "python")[:2]
