@@ -75,7 +75,7 @@ class _Choice:
         )
 
     def best(self) -> dict[Node, str]:
-        ends = []
+        ends: list[tuple[float, int, set[Node]]] = []
         for start in ((), self.movable):
             self.on_unit = set(start)
             self._improve()

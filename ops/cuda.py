@@ -57,13 +57,16 @@ class Grid:
     tiles: tuple[int, int, int] = (0, 0, 0)
 
 
+Number = float | tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """kernel(*(inputs[i] for i in reads), out, *numbers)"""
 
     kernel: Kernel
     reads: tuple[int, ...]
-    numbers: tuple[float | tuple[int, ...], ...]
+    numbers: tuple[Number, ...]
     grid: Grid
 
 
@@ -127,7 +130,7 @@ def move(
     n = _size(shape)
     if not n:
         return ()
-    numbers = (n, *merged(shape, x_steps, out_steps), x_base, out_base)
+    numbers: tuple[Number, ...] = (n, *merged(shape, x_steps, out_steps), x_base, out_base)
     return (Launch(_move, (read,), numbers, Grid(threads=n)),)
 
 

@@ -168,7 +168,7 @@ class Launcher:
 
 def _numba_cuda() -> Any:
     try:
-        config = import_module("numba.core.config")
+        config: Any = import_module("numba.core.config")
         config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small kernels are a fact of life, not news to a user
         cuda = import_module("numba.cuda")
         available = cuda.is_available()

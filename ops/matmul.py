@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.broadcast import unbroadcast
-from rainshed.ops.cuda import TILE, Grid, Launch, Launches, cuda, kernel, merged, move, steps_of, stretched
+from rainshed.ops.cuda import TILE, Grid, Launch, Launches, Number, cuda, kernel, merged, move, steps_of, stretched
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import NUMBERS, Cost, Op, Types, op
 from rainshed.ops.types import TensorType, fixed
@@ -69,7 +69,7 @@ def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
         return ()
     a_steps = tuple(step * m * k for step in stretched(a[:-2], batch))
     b_steps = tuple(step * k * n for step in stretched(b[:-2], batch))
-    numbers = (m, n, k, count, *merged(batch, a_steps, b_steps))
+    numbers: tuple[Number, ...] = (m, n, k, count, *merged(batch, a_steps, b_steps))
     return (Launch(_tiles, (0, 1), numbers, Grid(tiles=(n, m, count))),)
 
 

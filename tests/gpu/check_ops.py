@@ -1,5 +1,7 @@
-"""The CUDA kernels of ops, held to the NumPy truth. Run by tests/ops/test_cuda.py in a process of its own: in Numba's simulator, and on
-a GPU where there is one."""
+"""The CUDA kernels of ops, held to the NumPy truth.
+
+Run by tests/ops/test_cuda.py in a process of its own: in Numba's simulator, and on a GPU where there is one.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""CUDA kernels: each equals the NumPy truth (tests/gpu/check_ops.py); their formulas, layouts and what is said where there is no GPU."""
+"""CUDA kernels: each equals the NumPy truth (tests/gpu/check_ops.py); their formulas, their layouts, and life without a GPU."""
 
 import os
 import subprocess
