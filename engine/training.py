@@ -70,7 +70,6 @@ class Training:
         self._on_progress = on_progress
         self.step = 0  # steps that each replica has made since the warm start
         self._warm = 0
-        self._alone = 0  # steps that the first replica made before the others
         graph = self._with_rule(graph)
         self.graph = graph if graph.bound else graph.bind(batch=self.options.batch)
         self.plan = self._compile()
@@ -271,7 +270,7 @@ class Training:
         warm = min(self.method.warm_start, total)
         if warm:
             results += self._train(self._replicas[:1], 0, warm)
-            self.step = self._alone = warm
+            self.step = warm
         self._warm = 1
         for replica in self._replicas[1:]:
             self._ask(replica.agents, "exchange", Exchange("pull"))
@@ -306,7 +305,7 @@ class Training:
             self._on_progress(
                 Progress(
                     replica=told.replica,
-                    step=told.step - (self._alone if told.replica else 0),
+                    step=told.step,
                     loss=told.loss,
                     examples=told.examples,
                     seconds=told.seconds,
