@@ -251,7 +251,7 @@ def parse(text: str, ops: Mapping[str, Op]) -> Graph:
             loss = line.strip().removeprefix("loss").strip()
         else:
             raise reader.wrong("a line defines a %value, an output, an update, what is kept or the loss")
-    if loss is not None and loss not in outputs:
+    if loss is not None and loss not in outputs and f"{loss}@0" not in outputs:  # `split` numbers the pieces
         raise ParseError(f"the loss {loss!r} is not an output")
     return Graph(outputs=outputs, updates=updates, loss=loss, kept=tuple(kept))
 

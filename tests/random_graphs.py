@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from random_ops import COMPOUNDS, OPS, TWINS
+from random_compounds import COMPOUNDS
+from random_ops import OPS, TWINS
 
 from rainshed.compiler.strategy import STRATEGIES
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum
@@ -104,22 +105,33 @@ class Maker:
         if kind == "bool":
             low, high = 0, 1
         array = self.array(kind, shape, low, high)
-        what = self.one(("input", "input", "variable", "variable", "constant") if kind == "float" else ("input", "constant"))
+        what = self.one(
+            ("input", "input", "variable", "variable", "constant") if kind == "float" else ("input", "constant")
+        )
         if what == "constant":
             return self.add(constant(array))
         if what == "input":
             name = self.name("x")
             self.feeds[name] = array
             return self.add(input(name, shape, array.dtype))
-        inits = (Init("uniform", (low, high)), Init("constant", (float(np.float32((low + high) / 2)),)), Init("array", (), array))
+        inits = (
+            Init("uniform", (low, high)),
+            Init("constant", (float(np.float32((low + high) / 2)),)),
+            Init("array", (), array),
+        )
         return self.add(variable(self.name("w"), shape, array.dtype, init=self.one(inits), trainable=self.chance(0.85)))
 
-    def value(self, kind: str = "float", low: int = 0, high: int = 4, *, exact: bool = False, known: Any = None) -> Node:
+    def value(
+        self, kind: str = "float", low: int = 0, high: int = 4, *, exact: bool = False, known: Any = None
+    ) -> Node:
         """A value that is there already, mostly; else a leaf. `low` to `high` axes; `known`: a condition on its shape."""
         fits = [
             n
             for n in self.pool
-            if n.dtype.kind == kind and low <= n.ndim <= high and not (exact and n in self.loose) and (known is None or known(n.shape))
+            if n.dtype.kind == kind
+            and low <= n.ndim <= high
+            and not (exact and n in self.loose)
+            and (known is None or known(n.shape))
         ]
         if fits and self.chance(0.85):
             return fits[max(self.int(0, len(fits) - 1), self.int(0, len(fits) - 1))]
@@ -168,7 +180,9 @@ class Maker:
         value = self.values[node]
         if node.dtype.kind != "bool" and value.size:
             top = float(np.abs(value).max())
-            assert np.isfinite(top), f"seed {self.seed}: {node!r} is not finite; its inputs {[self.values[i] for i in node.inputs]}"
+            assert np.isfinite(top), (
+                f"seed {self.seed}: {node!r} is not finite; its inputs {[self.values[i] for i in node.inputs]}"
+            )
             if node.dtype.kind == "float" and top > LARGE:
                 return self.add(multiply(node, 2.0 ** -math.ceil(math.log2(top))))
             if node.dtype.kind == "int" and top > LARGE_INT:
@@ -236,7 +250,11 @@ def _finish(maker: Maker, made: list[Node], heart: Node, rng: np.random.Generato
     for node in used:
         if not node.attrs["trainable"] and node.type == node.tensor_type and rng.random() < 0.5:
             updates[node.name] = maker.add(node * 0.5 + 0.25)
-    terms = [mean(square(n if n.dtype.name == "float64" else astype(n, dtype="float64"))) for n in outputs.values() if _counts(n)]
+    terms = [
+        mean(square(n if n.dtype.name == "float64" else astype(n, dtype="float64")))
+        for n in outputs.values()
+        if _counts(n)
+    ]
     if not terms or rng.random() < 0.1:
         return Graph(outputs, updates)
     loss = terms[0]

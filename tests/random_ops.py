@@ -1,7 +1,7 @@
 """How each op of the catalogue is made at random: its inputs, from its domain, and its attributes.
 
-`OPS` has one builder per op: a function of a Maker (random_graphs.py) that returns a node of that op. `COMPOUNDS` are the functions
-of the language that are put together from several ops. An op of the catalogue is in OPS, or in MADE_BY_COMPILER.
+`OPS` has one builder per op: a function of a Maker (random_graphs.py) that returns a node of that op. An op of the catalogue is in
+OPS, or in MADE_BY_COMPILER. Functions put together from several ops are in random_compounds.py.
 """
 
 from __future__ import annotations
@@ -13,21 +13,10 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops import CATALOGUE
-from rainshed.ops.compose import clip, full_like
 from rainshed.ops.elementwise import ELEMENTWISE, ROWS, Row, astype, cos, sin
-from rainshed.ops.gather import embedding, one_hot
 from rainshed.ops.ir import Node
-from rainshed.ops.layout import concat, moveaxis, repeat, roll, split, stack, tile, tril, triu, unstack
-from rainshed.ops.local_response_norm import local_response_norm
-from rainshed.ops.normalize import batch_norm, layer_norm
 from rainshed.ops.op import op, unsplittable
-from rainshed.ops.pool2d import avg_pool2d
-from rainshed.ops.random import dropout
-from rainshed.ops.reduce import mean, std, var
-from rainshed.ops.reshape import expand_dims, reshape, squeeze
-from rainshed.ops.slice import take_range
-from rainshed.ops.softmax_cross_entropy import sigmoid_cross_entropy, squared_error
-from rainshed.ops.source import constant, pick, step_op
+from rainshed.ops.source import pick, step_op
 from rainshed.ops.types import TupleType, fixed
 
 Build = Callable[[Any], Node]
@@ -67,8 +56,9 @@ SECOND_INT: Mapping[str, tuple[int, int]] = {
 }
 # Their value or their slope jumps: they take no loose floats.
 SHARP = frozenset(
-    "abs sign relu step_positive signbit isfinite isinf isnan floor ceil trunc round maximum minimum remainder floor_divide copysign "
-    "equal not_equal less less_equal greater greater_equal".split()
+    {"abs", "sign", "relu", "step_positive", "signbit", "isfinite", "isinf", "isnan", "floor", "ceil", "trunc", "round"}
+    | {"maximum", "minimum", "remainder", "floor_divide", "copysign"}
+    | {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 )
 
 
@@ -109,7 +99,9 @@ def _where(m: Any) -> Node:
 
 
 def _astype(m: Any) -> Node:
-    kind, to = m.one((("float", "float"), ("float", "int"), ("int", "float"), ("bool", "float"), ("int", "bool"), ("bool", "int")))
+    kind, to = m.one(
+        (("float", "float"), ("float", "int"), ("int", "float"), ("bool", "float"), ("int", "bool"), ("bool", "int"))
+    )
     x = m.value(kind, exact=to != "float")
     return astype(x, dtype=m.one({"float": ("float32", "float64"), "int": ("int32", "int64"), "bool": ("bool",)}[to]))
 
@@ -171,7 +163,9 @@ def _flip(m: Any) -> Node:
 def _concat(m: Any) -> Node:
     x = any_value(m, 1)
     axis = m.int(0, x.ndim - 1)
-    parts = [x] + [m.shaped((*x.shape[:axis], m.int(0, 3), *x.shape[axis + 1 :]), x.dtype.kind) for _ in range(m.int(0, 2))]
+    parts = [x] + [
+        m.shaped((*x.shape[:axis], m.int(0, 3), *x.shape[axis + 1 :]), x.dtype.kind) for _ in range(m.int(0, 2))
+    ]
     return C["concat"](*parts, axis=axis)
 
 
@@ -229,13 +223,13 @@ def indices(m: Any, shape: tuple[int, ...], size: int) -> Node:
     return m.fit(m.shaped(shape, "int"), 0, size - 1)
 
 
-def _with_axis(m: Any, kind: str = "float", low: int = 1) -> tuple[Node, int]:
+def with_axis(m: Any, kind: str = "float", low: int = 1) -> tuple[Node, int]:
     x = m.value(kind, low, 3, known=lambda s: 0 not in s and _small(s))
     return x, m.int(0, x.ndim - 1)
 
 
 def _take(m: Any) -> Node:
-    x, axis = _with_axis(m, m.one(("float", "float", "int", "bool")))
+    x, axis = with_axis(m, m.one(("float", "float", "int", "bool")))
     return C["take"](x, indices(m, m.shape(0, 2), x.shape[axis]), axis=axis)
 
 
@@ -247,13 +241,13 @@ def _scatter_add(m: Any) -> Node:
 
 
 def _take_along_axis(m: Any) -> Node:
-    x, axis = _with_axis(m, m.one(("float", "float", "int")))
+    x, axis = with_axis(m, m.one(("float", "float", "int")))
     shape = (*x.shape[:axis], m.int(0, 4), *x.shape[axis + 1 :])
     return C["take_along_axis"](x, indices(m, shape, x.shape[axis]), axis=axis)
 
 
 def _scatter_add_along_axis(m: Any) -> Node:
-    x, axis = _with_axis(m, m.one(("float", "float", "int")))
+    x, axis = with_axis(m, m.one(("float", "float", "int")))
     size = m.int(1, 5)
     return C["scatter_add_along_axis"](x, indices(m, x.shape, size), axis=axis, size=size)
 
@@ -295,7 +289,9 @@ def _reduction(name: str) -> Build:
         kind = {"any": "bool", "all": "bool"}.get(name) or m.one(("float", "float", "int"))
         extreme = name in ("max", "min")
         sharp = kind == "float" and (extreme or name == "prod")
-        x = m.value(kind, exact=sharp, known=lambda s: not (extreme and 0 in s) and (name != "prod" or math.prod(s) <= 30))
+        x = m.value(
+            kind, exact=sharp, known=lambda s: not (extreme and 0 in s) and (name != "prod" or math.prod(s) <= 30)
+        )
         if name == "prod":
             x = m.fit(x, 0.5, 1.5) if kind == "float" else m.fit(x, -3, 3)
         return C[name](x, axis=_axes(m, x.ndim), keepdims=m.chance(0.4))
@@ -410,7 +406,9 @@ OPS: Mapping[str, Build] = {
     "sum_to": _sum_to,
     "reshape": lambda m: C["reshape"](x := any_value(m), shape=factors(m, math.prod(x.shape))),
     "matrix_transpose": lambda m: C["matrix_transpose"](any_value(m, 2)),
-    "permute_dims": lambda m: C["permute_dims"](x := any_value(m, 1), axes=tuple(int(a) for a in m.rng.permutation(x.ndim))),
+    "permute_dims": lambda m: C["permute_dims"](
+        x := any_value(m, 1), axes=tuple(int(a) for a in m.rng.permutation(x.ndim))
+    ),
     "flip": _flip,
     "concat": _concat,
     "slice": _slice,
@@ -446,78 +444,3 @@ OPS: Mapping[str, Build] = {
     "copy": lambda m: C["copy"](any_value(m)),
 }
 MADE_BY_COMPILER = frozenset({"send", "recv", "fused"})
-
-
-# -- functions put together from several ops --------------------------------------------------------------------------
-def _normed(m: Any) -> Node:
-    x = m.value("float", 2, 4, known=lambda s: 0 not in s)
-    scale, shift = (m.cast(m.shaped(x.shape[-1:]), x.dtype) for _ in range(2))
-    return batch_norm(x, scale, shift, eps=0.1) if m.chance(0.5) else layer_norm(x, scale, shift, eps=0.1)
-
-
-def _spread(m: Any) -> Node:
-    x = m.value("float", 1, known=lambda s: 0 not in s)
-    axis = m.int(0, x.ndim - 1)
-    return m.one((mean, var))(x, axis=axis) if m.chance(0.6) else std(concat([x, x + 1.5], axis), axis=axis, keepdims=True)
-
-
-def _getitem(m: Any) -> Node:
-    x, _ = _with_axis(m, low=2)
-    i = m.int(-x.shape[0], x.shape[0] - 1)
-    return m.one((lambda: x[i], lambda: x[:, None, ::-1], lambda: x[..., :1], lambda: x[[0, i, i]], lambda: x[i, ..., None]))()
-
-
-def _taken_apart(m: Any) -> Node:
-    x, axis = _with_axis(m)
-    parts = split(x, x.shape[axis], axis) if m.chance(0.5) else [expand_dims(p, axis) for p in unstack(x, axis)]
-    return concat(parts[::-1], axis) * 0.5 + x
-
-
-def _losses(m: Any) -> Node:
-    a = m.value("float")
-    b = m.cast(m.shaped(a.shape), a.dtype)
-    return squared_error(m.fit(a, -5, 5), m.fit(b, -5, 5)) if m.chance(0.5) else sigmoid_cross_entropy(a, m.fit(b, 0, 1))
-
-
-def _rolled(m: Any) -> Node:
-    x, axis = _with_axis(m)
-    return roll(x, m.int(-3, 3), axis if m.chance(0.7) else None)
-
-
-def _repeated(m: Any) -> Node:
-    x, axis = _with_axis(m)
-    return repeat(x, m.int(1, 3), axis) if m.chance(0.5) else tile(x, (m.int(1, 2),) * m.int(1, 2))
-
-
-def _recurrent(m: Any) -> Node:
-    """A few steps of a recurrent layer, with one weight for all."""
-    x = m.shaped((m.int(1, 4), m.int(2, 4), 3))
-    w = m.fit(m.shaped((3, 3)), -1, 1)
-    h = full_like(x[:, 0], 0)
-    for t in range(x.shape[1]):
-        h = C["tanh"](m.add(x[:, t] + h @ w))
-    return h
-
-
-COMPOUNDS: tuple[Build, ...] = (
-    _normed,
-    _spread,
-    _getitem,
-    _taken_apart,
-    _losses,
-    _rolled,
-    _repeated,
-    _recurrent,
-    lambda m: clip(m.value("float", exact=True), -0.7, 0.9),
-    lambda m: dropout(m.value("float"), 0.3, name=m.name("drop")),
-    lambda m: stack([x := any_value(m, 0, 3), m.shaped(x.shape, x.dtype.kind)], axis=m.int(0, x.ndim)),
-    lambda m: (tril if m.chance(0.5) else triu)(m.value("float", 2), k=m.int(-1, 1)),
-    lambda m: moveaxis(x := any_value(m, 2), 0, x.ndim - 1),
-    lambda m: squeeze(expand_dims(x := any_value(m, 0, 3), x.ndim), -1),
-    lambda m: avg_pool2d(image(m), 2, padding="same"),
-    lambda m: local_response_norm(m.value("float", 1, known=lambda s: 0 not in s), size=3, alpha=0.1),
-    lambda m: embedding(m.shaped((5, 3)), indices(m, m.shape(1, 2), 5)),
-    lambda m: one_hot(indices(m, m.shape(1, 2), 4), 4),
-    lambda m: take_range(x := any_value(m, 1), 0, 0, x.shape[0]),
-    lambda m: reshape(constant(np.arange(6.0)), shape=(2, 3)) * m.shaped((2, 3)),
-)

@@ -19,7 +19,11 @@ def test_a_chain_becomes_one_kernel() -> None:
     got = fuse(graph_of(X + "%1 = exp(%0) : f32[4] @ m0/cpu\n%2 = sin(%1) : f32[4] @ m0/cpu\noutput y = %2"), setting())
     assert [n.op.name for n in got.nodes()] == ["input", "fused"]
     (kernel,) = got.outputs.values()
-    assert [line.split(" = ")[1].split("(")[0] for line in kernel.attrs["body"].split("\n")[1:4]] == ["input", "exp", "sin"]
+    assert [line.split(" = ")[1].split("(")[0] for line in kernel.attrs["body"].split("\n")[1:4]] == [
+        "input",
+        "exp",
+        "sin",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +32,8 @@ def test_a_chain_becomes_one_kernel() -> None:
         "%1 = exp(%0) : f32[4] @ m0/cpu\n%2 = sin(%1) : f32[4] @ m0/cpu\noutput y = %2\noutput z = %1",
         "%1 = exp(%0) : f32[4] @ m0/cpu\n%2 = sin(%1) : f32[4] @ m0/cuda0\noutput y = %2",
         "%1 = exp(%0) : f32[4] @ m0/cpu\n%2 = sum(%1) {axis=[0]} : f32[] @ m0/cpu\noutput y = %2",
-        "%1 = sum(%0) {axis=[0]} : f32[] @ m0/cpu\n%2 = sin(%1) : f32[] @ m0/cpu\n%3 = add(%0, %2) : f32[4] @ m0/cpu\noutput y = %3",
+        "%1 = sum(%0) {axis=[0]} : f32[] @ m0/cpu\n%2 = sin(%1) : f32[] @ m0/cpu\n"
+        "%3 = add(%0, %2) : f32[4] @ m0/cpu\noutput y = %3",
     ],
     ids=["asked for", "another device", "not element-wise", "another shape"],
 )

@@ -88,9 +88,7 @@ def test_an_image_in_squares(op: str, k: int, g: int) -> None:
 def test_overlapping_halos_are_sent_once() -> None:
     """Two layers that read one image: the wider halo goes, the narrower one is cut out of it where it is read."""
     x = distributed("x", (1, 16, 16, 2))
-    narrow, wide = (
-        C["conv2d"](x, constant(np.ones((k, k, 2, 1), np.float32)), padding="same") for k in (3, 5)
-    )
+    narrow, wide = (C["conv2d"](x, constant(np.ones((k, k, 2, 1), np.float32)), padding="same") for k in (3, 5))
     layouts = {n: Layout((1, 2, *(1,) * (len(n.access.axes) - 2)), (0, 1)) for n in (x, narrow, wide)}
     assert sent_elements(laid_out(Graph({"a": narrow, "b": wide}), layouts, 2)) == 4 * 16 * 2
 

@@ -5,17 +5,18 @@ from compiler_kit import check_pass, graph_of, lines_of, setting
 from random_graphs import random_graph
 
 from rainshed.compiler.passes.merge_equal import key_of, merge_equal
+from rainshed.ops.elementwise import exp
 from rainshed.ops.ir import Graph, on
 from rainshed.ops.source import input
-from rainshed.ops.elementwise import exp
 
-X = "%0 = input() {name=\"x\", shape=[2], dtype=f32} : f32[2]\n"
+X = '%0 = input() {name="x", shape=[2], dtype=f32} : f32[2]\n'
 
 
 def test_equal_expressions_become_one() -> None:
     check_pass(
         merge_equal,
-        X + "%1 = exp(%0) : f32[2]\n%2 = exp(%0) : f32[2]\n%3 = sin(%1) : f32[2]\n%4 = sin(%2) : f32[2]\n%5 = add(%3, %4) : f32[2]\noutput y = %5",
+        X + "%1 = exp(%0) : f32[2]\n%2 = exp(%0) : f32[2]\n"
+        "%3 = sin(%1) : f32[2]\n%4 = sin(%2) : f32[2]\n%5 = add(%3, %4) : f32[2]\noutput y = %5",
         X + "%1 = exp(%0) : f32[2]\n%2 = sin(%1) : f32[2]\n%3 = add(%2, %2) : f32[2]\noutput y = %3",
     )
 
@@ -36,7 +37,10 @@ def test_what_differs_stays_apart(one: str, other: str) -> None:
 
 
 def test_the_order_of_inputs_matters() -> None:
-    text = X + "%1 = exp(%0) : f32[2]\n%2 = subtract(%0, %1) : f32[2]\n%3 = subtract(%1, %0) : f32[2]\noutput a = %2\noutput b = %3"
+    text = (
+        X
+        + "%1 = exp(%0) : f32[2]\n%2 = subtract(%0, %1) : f32[2]\n%3 = subtract(%1, %0) : f32[2]\noutput a = %2\noutput b = %3"
+    )
     assert lines_of(merge_equal(graph_of(text), setting())) == lines_of(graph_of(text))
 
 

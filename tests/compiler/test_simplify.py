@@ -8,7 +8,7 @@ from random_graphs import random_graph
 from rainshed.compiler.passes.simplify import RULES, simplify
 from rainshed.ops.evaluate import evaluate
 
-X = "%0 = input() {name=\"x\", shape=[2], dtype=f32} : f32[2]\n"
+X = '%0 = input() {name="x", shape=[2], dtype=f32} : f32[2]\n'
 ZERO = "%1 = constant() {value=array float32 [] [0.0]} : f32[]\n"
 ONE = "%1 = constant() {value=array float32 [] [1.0]} : f32[]\n"
 
@@ -70,13 +70,14 @@ def test_a_stretched_value_stays_stretched() -> None:
 def test_constants_are_folded_and_sizes_are_known() -> None:
     check_pass(
         simplify,
-        X + "%1 = axis_size(%0) {axis=[0], dtype=f32} : f32[]\n%2 = square(%1) : f32[]\n%3 = multiply(%0, %2) : f32[2]\noutput y = %3",
+        X + "%1 = axis_size(%0) {axis=[0], dtype=f32} : f32[]\n"
+        "%2 = square(%1) : f32[]\n%3 = multiply(%0, %2) : f32[2]\noutput y = %3",
         X + "%1 = constant() {value=array float32 [] [4.0]} : f32[]\n%2 = multiply(%0, %1) : f32[2]\noutput y = %2",
     )
 
 
 def test_random_numbers_are_no_constants() -> None:
-    text = "%0 = step() : i64[]\n%1 = random_normal(%0) {shape=[2], stream=\"a\", dtype=f32} : f32[2]\noutput y = %1"
+    text = '%0 = step() : i64[]\n%1 = random_normal(%0) {shape=[2], stream="a", dtype=f32} : f32[2]\noutput y = %1'
     assert lines_of(simplify(graph_of(text), setting())) == lines_of(graph_of(text))
 
 

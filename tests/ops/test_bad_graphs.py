@@ -1,6 +1,7 @@
 """Random bad graphs: a valid random graph, and one thing done to it that cannot be right.
 
-Each must end in an error of Rainshed's own tree that names the op, and the line here that did it; none may hang or raise anything else.
+Each must end in an error of Rainshed's own tree that names the op, and the line here that did it; none may hang or raise
+anything else.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from rainshed.engine.graph import graph as user_graph
 from rainshed.ops import CATALOGUE as C
 from rainshed.ops.errors import RainshedError
 from rainshed.ops.init import Init
-from rainshed.ops.ir import Graph, Node, on
-from rainshed.ops.source import constant, input, variable
+from rainshed.ops.ir import Node, on
+from rainshed.ops.source import input, variable
 from rainshed.ops.text import graph_text, parse
 from rainshed.ops.types import TupleType
 
 GRAPHS, CHUNKS = 1000, 10
-HERE = re.compile(r"built at +\S*(test_bad_graphs|random_graphs|random_ops)\.py:\d+")
+HERE = re.compile(r"built at +\S*(test_bad_graphs|random_\w+)\.py:\d+")
 JUNK: tuple[Any, ...] = (
     None, -1, -7, 10**30, "x", "", 1.5, math.nan, math.inf, True, (), ((),), [1, [2]], {}, {"a": 1}, object(), b"ab", 3 + 4j,
     np.arange(3.0), np.int8(3), (1, "a"), (None, None), ((1, 2), (3,)), (-1, -1), (0, 0, 0, 0, 0, 0, 0), print, float, range(3),
@@ -125,7 +126,13 @@ def bad_axis(b: Base) -> None:
 
 def negative_size(b: Base) -> None:
     x = b.node()
-    b.one((lambda: input("n", (3, -2)), lambda: C["reshape"](x, shape=(-2,)), lambda: C["broadcast_to"](x, shape=(-1, *x.shape))))()
+    b.one(
+        (
+            lambda: input("n", (3, -2)),
+            lambda: C["reshape"](x, shape=(-2,)),
+            lambda: C["broadcast_to"](x, shape=(-1, *x.shape)),
+        )
+    )()
 
 
 def huge_size(b: Base) -> None:
@@ -167,7 +174,11 @@ def memory_over_limit(b: Base) -> None:
 
 
 def nan_as_start(b: Base) -> None:
-    variable("n", (2,), init=b.one((math.nan, math.inf, "x", object(), Init, [[1.0, 2.0]], np.zeros(3), np.array(["a", "b"]))))
+    variable(
+        "n",
+        (2,),
+        init=b.one((math.nan, math.inf, "x", object(), Init, [[1.0, 2.0]], np.zeros(3), np.array(["a", "b"]))),
+    )
 
 
 def empty_graph(b: Base) -> None:
@@ -179,7 +190,9 @@ def output_that_is_no_value(b: Base) -> None:
 
 
 def foreign_value(b: Base) -> None:
-    C[b.one(("add", "matmul", "minimum"))](b.node(low=2), b.one(("text", None, object(), [1, 2], {}, 1 + 2j, np.array(["a"]), range(3))))
+    C[b.one(("add", "matmul", "minimum"))](
+        b.node(low=2), b.one(("text", None, object(), [1, 2], {}, 1 + 2j, np.array(["a"]), range(3)))
+    )
 
 
 def stretched_wrongly(b: Base) -> None:
@@ -223,22 +236,50 @@ def tuple_as_tensor(b: Base) -> None:
 
 def truth_of_a_node(b: Base) -> None:
     x = b.node()
-    b.one((lambda: bool(x), lambda: np.asarray(x), lambda: list(C["sum"](x)), lambda: x.T.T if x.ndim != 2 else bool(x)))()
+    b.one(
+        (lambda: bool(x), lambda: np.asarray(x), lambda: list(C["sum"](x)), lambda: x.T.T if x.ndim != 2 else bool(x))
+    )()
 
 
 def bad_index(b: Base) -> None:
     x = b.node(low=1)
-    x[b.one((99, -99, "a", 1.5, (0,) * 9, (..., ...), np.array([True]), [[99]], slice("a", None), None.__class__, slice(None, None, 0)))]
+    x[
+        b.one(
+            (
+                99,
+                -99,
+                "a",
+                1.5,
+                (0,) * 9,
+                (..., ...),
+                np.array([True]),
+                [[99]],
+                slice("a", None),
+                None.__class__,
+                slice(None, None, 0),
+            )
+        )
+    ]
 
 
 MUTATIONS: tuple[Callable[[Base], None], ...] = (
     shapes_that_differ, inner_sizes_that_differ, mixed_kinds, wrong_kind, cycle, later_value, self_loop, dangling_value, cut_text,
-    wrong_type_in_text, wrong_arity, bad_axis, negative_size, huge_size, overflowing_product, name_clash, bad_name, unknown_attribute,
-    missing_attribute, unknown_machine, memory_over_limit, nan_as_start, empty_graph, output_that_is_no_value, foreign_value,
-    stretched_wrongly, nothing_to_reduce, loss_that_is_none, loss_not_there, unbound_batch, batch_used_twice, update_of_nothing,
-    update_of_another_type, tuple_as_tensor, truth_of_a_node, bad_index,
+    wrong_type_in_text, wrong_arity, bad_axis, negative_size, huge_size, overflowing_product, name_clash, bad_name,
+    unknown_attribute, missing_attribute, unknown_machine, memory_over_limit, nan_as_start, empty_graph, output_that_is_no_value,
+    foreign_value, stretched_wrongly, nothing_to_reduce, loss_that_is_none, loss_not_there, unbound_batch, batch_used_twice,
+    update_of_nothing, update_of_another_type, tuple_as_tensor, truth_of_a_node, bad_index,
 )  # fmt: skip
-NO_LINE = {cycle, later_value, self_loop, dangling_value, cut_text, wrong_type_in_text, empty_graph, memory_over_limit, loss_not_there}
+NO_LINE = {
+    cycle,
+    later_value,
+    self_loop,
+    dangling_value,
+    cut_text,
+    wrong_type_in_text,
+    empty_graph,
+    memory_over_limit,
+    loss_not_there,
+}
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -253,8 +294,14 @@ def test_bad_graphs_are_refused(chunk: int) -> None:
         seconds += time.perf_counter() - started
         counts[type(caught.value).__name__] += 1
         if spoil not in NO_LINE:
-            assert HERE.search(str(caught.value)), f"seed {seed}, {spoil.__name__}: no line of the user's in\n{caught.value}"
-    print(f"seeds {chunk}, {chunk + CHUNKS}, ... of {GRAPHS}:", dict(counts), f"{seconds / sum(counts.values()) * 1e3:.1f} ms each")
+            assert HERE.search(str(caught.value)), (
+                f"seed {seed}, {spoil.__name__}: no line of the user's in\n{caught.value}"
+            )
+    print(
+        f"seeds {chunk}, {chunk + CHUNKS}, ... of {GRAPHS}:",
+        dict(counts),
+        f"{seconds / sum(counts.values()) * 1e3:.1f} ms each",
+    )
     assert seconds / sum(counts.values()) < 0.05
 
 
@@ -271,10 +318,14 @@ def test_attributes_of_any_kind_are_refused_or_right(chunk: int) -> None:
                     again = node.op(*node.inputs, **{**node.attrs, name: junk})
                     made += 1
                 except RainshedError as error:
-                    assert HERE.search(str(error)) and node.op.name in str(error), f"{node.op.name} {name}={junk!r}\n{error}"
+                    assert HERE.search(str(error)) and node.op.name in str(error), (
+                        f"{node.op.name} {name}={junk!r}\n{error}"
+                    )
                     refused += 1
                     continue
                 except Exception as error:
-                    raise AssertionError(f"{node.op.name} {name}={junk!r} raised {type(error).__name__}: {error}") from error
+                    raise AssertionError(
+                        f"{node.op.name} {name}={junk!r} raised {type(error).__name__}: {error}"
+                    ) from error
                 assert isinstance(again, Node)
     print(f"{refused} refused, {made} made")

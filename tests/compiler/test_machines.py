@@ -1,0 +1,79 @@
+"""Clusters as data: files, links, names. What is wrong in a file is in test_bad_plans.py."""
+
+from pathlib import Path
+
+import pytest
+
+from rainshed.compiler.machines import Cluster, Link, Machine, Unit
+from rainshed.ops.errors import ClusterError
+
+TEXT = """
+[[machine]]
+name = "big"
+cores = 8
+flops = 3.2e11
+memory_bytes = 64_000_000_000
+[[machine.unit]]
+name = "cuda0"
+flops = 1e13
+bytes_per_s = 9e11
+memory_bytes = 24_000_000_000
+
+[[machine]]
+name = "small"
+
+[link]
+bytes_per_s = 1.25e8
+latency_s = 1e-4
+[[link.between]]
+machines = ["big", "small"]
+bytes_per_s = 1.25e9
+"""
+
+
+def test_a_file(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(TEXT)
+    got = Cluster.from_toml(tmp_path / "c.toml")
+    assert got.names == ("big", "small")
+    assert got.machine("big").unit("cuda0") is not None and got.machine("big").unit("cuda1") is None
+    assert [str(d) for d in got.machine("big").devices] == ["big/cpu", "big/cuda0"]
+    assert got.link("big", "small") == got.link("small", "big") and got.link("big", "small").bytes_per_s == 1.25e9
+    assert got.link("small", "small").bytes_per_s == 1.25e8
+    assert Cluster.from_data(got.to_data()) == got
+
+
+def test_local_machines_share_the_computer() -> None:
+    one, four = Cluster.local(1, cores=8), Cluster.local(4, cores=2)
+    assert len(four.machines) == 4
+    assert sum(m.flops for m in four.machines) == pytest.approx(one.machines[0].flops)
+    assert Cluster.from_data(four.to_data()) == four
+    assert Cluster.local(2, memory_bytes=1000).machines[0].memory_bytes == 1000
+
+
+@pytest.mark.parametrize("machines", [0, -1, 1.5, True, "2", None])
+def test_a_local_cluster_has_a_number_of_machines(machines: object) -> None:
+    with pytest.raises(ClusterError):
+        Cluster.local(machines)  # type: ignore[arg-type]
+
+
+def test_a_message_takes_latency_and_its_bytes() -> None:
+    assert Link(bytes_per_s=1000.0, latency_s=0.5).seconds(2000) == 2.5
+
+
+def test_renamed_machines_keep_their_links() -> None:
+    got = Cluster(
+        machines=(Machine(name="a"), Machine(name="b")), links={("a", "b"): Link(7.0), ("b", "a"): Link(8.0)}
+    ).renamed("r1.")
+    assert got.names == ("r1.a", "r1.b")
+    assert (got.link("r1.a", "r1.b").bytes_per_s, got.link("r1.b", "r1.a").bytes_per_s) == (7.0, 8.0)
+
+
+def test_a_machine_that_is_not_there() -> None:
+    with pytest.raises(ClusterError, match="no machine 'z'"):
+        Cluster.local(2).machine("z")
+
+
+def test_a_unit_is_checked_too() -> None:
+    bad = Unit(name="cuda0", flops=-1.0, bytes_per_s=1.0, memory_bytes=1)
+    with pytest.raises(ClusterError, match=r"cuda0.*flops"):
+        Cluster(machines=(Machine(name="a", units=(bad,)),))
