@@ -1,4 +1,4 @@
-"""The paper's speech network (440, 4 x 2560 sigmoid, 8192 softmax: 42 million parameters) trained on process machines, with nobody holding it whole.
+"""The paper's speech network (42 million parameters) trained on process machines, with nobody holding it whole.
 
     python -m benchmarks.paper_speech --machines 2 4 --method single --json
 
@@ -19,7 +19,7 @@ import numpy as np
 import rainshed as rs
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from examples.speech import build  # noqa: E402
+from examples.speech import build
 
 BATCH, EXAMPLES = 128, 256
 

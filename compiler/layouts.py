@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def _slices(box: Box, parts: int) -> list[Box]:
     edges = [low + (high - low) * i // parts for i in range(parts + 1)]
     return [
         tuple((a, b) if i == axis else iv for i, iv in enumerate(box))
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in pairwise(edges)
         if a < b
     ]
 

@@ -278,10 +278,7 @@ class _Checker:
         if len(types) != len(run.outputs):
             raise _wrong(path, f"{run.op} has {len(types)} results, not {len(run.outputs)}")
         for number, type in zip(run.outputs, types, strict=True):
-            if run.op == "constant":
-                value = self._define(number, KEPT, path)
-            else:
-                value = self._write(number, path)
+            value = self._define(number, KEPT, path) if run.op == "constant" else self._write(number, path)
             if (type.dtype.short, type.shape) != (value.dtype, value.shape):
                 raise _wrong(path, f"{run.op} gives {type}, but value {number} is {value.dtype}{list(value.shape)}")
 

@@ -126,8 +126,8 @@ class _Lowering:
             self._node(node, roots)
         self._assign(own)
         outputs = [
-            Output(name=key.rpartition("@")[0], value=self.number[node], box=root_box(node), whole=self.shapes[key.rpartition("@")[0]])
-            for key, node in self.graph.outputs.items()
+            Output(name=name, value=self.number[node], box=root_box(node), whole=self.shapes[name])
+            for name, node in ((key.rpartition("@")[0], node) for key, node in self.graph.outputs.items())
             if node in own
         ]
         return Program(
@@ -196,7 +196,7 @@ class _Lowering:
 
     def _run(self, node: Node, outputs: tuple[int, ...]) -> None:
         assert node.device is not None
-        inputs = []
+        inputs: list[int] = []
         for value in node.inputs:
             inputs.extend(self.items[value] if isinstance(value.type, TupleType) else (self.number[value],))
         cost = node.op.cost_of(node)

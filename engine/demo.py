@@ -199,7 +199,7 @@ def tested(demo: Demo, split: Split, variables: Mapping[str, Array]) -> tuple[fl
     accuracy = float(np.mean(scores.argmax(axis=1) == test["label"]))
     if "utterance" not in test:
         return accuracy, None
-    utterance = test["utterance"]
+    utterance = test["utterance"].astype(np.int64)
     truth = np.zeros(int(utterance.max()) + 1, np.int64)
     truth[utterance] = test["label"]
     return accuracy, float(np.mean(vote(scores, utterance) == truth))

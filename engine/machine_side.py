@@ -10,6 +10,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -161,8 +162,11 @@ class FedBatches:
             raise DataError(f"the batch of step {body.step} came for step {step}")
         self._agent.done(request, Nothing())
         parts = dict(zip(body.parts, arrays, strict=True))
-        names = {name for name, _ in parts}
-        return {name: lambda box, name=name: parts[name, box] for name in names}
+        return {name: partial(_part, parts, name) for name, _ in parts}
+
+
+def _part(parts: Mapping[tuple[str, Box], Array], name: str, box: Box) -> Array:
+    return parts[name, box]
 
 
 def take_feed(agent: Agent, request: int, payload: memoryview) -> None:
@@ -280,7 +284,8 @@ class Tally:
         self._losses, self._examples, self._since, self._sent = [], 0, now, sent
 
     def _sent_nbytes(self) -> int:
-        return sum(self._machine.peers.sent_nbytes.values()) + sum(c.pushed_nbytes for c in _counts(self._agent))
+        pushed: int = sum(c.pushed_nbytes for c in _counts(self._agent))
+        return sum(self._machine.peers.sent_nbytes.values()) + pushed
 
 
 def _counts(agent: Agent) -> list[Any]:
@@ -325,7 +330,7 @@ def _feeds(agent: Agent, spec: Train, step: int) -> Feeds:
     if not isinstance(data, Data):
         raise UsageError("this worker has no data")
     indices = data.batch_indices(spec.batch, spec.seed, step)
-    return {name: lambda box, name=name: data.take(indices, name, box) for name in data.fields}
+    return {name: partial(data.take, indices, name) for name in data.fields}
 
 
 def _trained(agent: Agent, spec: Train, machine: Machine, tally: Tally, seconds: float) -> Trained:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Literal
 
 import numpy as np
@@ -108,7 +108,7 @@ def cuts(axis: Axis, parts: int) -> tuple[Interval, ...]:
     units = -(-axis.size // axis.step)
     parts = max(1, min(parts, units))
     edges = [min(axis.size, (units * i // parts) * axis.step) for i in range(parts + 1)]
-    return tuple(zip(edges[:-1], edges[1:], strict=True))
+    return tuple(pairwise(edges))
 
 
 def boxes(access: Access, grid: tuple[int, ...]) -> tuple[Box, ...]:

@@ -21,11 +21,11 @@ def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
     given = attrs["boxes"]
     if not isinstance(given, (tuple, list)) or len(given) != len(types):
         raise ShapeError(f"assemble: takes one box per input, here {len(types)}; found {given!r}")
-    boxes = []
+    boxes: list[Box] = []
     for block, box in zip(types, given, strict=True):
         if not isinstance(box, (tuple, list)) or len(box) != len(shape):
             raise ShapeError(f"assemble: a box has one interval per axis of {shape_text(shape)}; found {box!r}")
-        pairs = tuple(ints_of("assemble", "an interval", pair, 2) for pair in box)
+        pairs = tuple((low, high) for low, high in (ints_of("assemble", "an interval", pair, 2) for pair in box))
         if any(not 0 <= low <= high <= size for (low, high), size in zip(pairs, shape, strict=True)):
             raise ShapeError(f"assemble: box {pairs} does not lie inside {shape_text(shape)}")
         if block.shape != tuple(high - low for low, high in pairs):

@@ -1,6 +1,6 @@
 """fused: a run of element-wise ops as one kernel. Made by the pass `fuse`; users never write it.
 
-`body` is the text of a small element-wise graph: inputs x0, x1, ... , one output y, of the types of the fused node itself. The NumPy
+`body` is the text of a small element-wise graph: inputs x0, x1, ... , one output y, of the fused node's own types. The NumPy
 kernel walks over the rows in blocks that stay in the cache, so that no intermediate value goes to memory; every element goes
 through the same NumPy functions as without fusing, so the result has the same bits.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rainshed.ops.access import WHOLE, Access, Axis, Reach
+from rainshed.ops.access import WHOLE, Access, Axis, Reach, box_shape
 from rainshed.ops.broadcast import broadcast_to
 from rainshed.ops.cuda import Launches
 from rainshed.ops.elementwise import ELEMENTWISE, astype, where
@@ -76,7 +76,7 @@ def _access(types: Types, output: TensorType, attrs: Attrs) -> Access:
 
 
 def _tile(tile: Tile) -> Mapping[str, Any]:
-    return {"body": resized(tile.attrs["body"], tuple(tuple(h - l for l, h in r) for r in tile.regions))}
+    return {"body": resized(tile.attrs["body"], tuple(box_shape(r) for r in tile.regions))}
 
 
 @lru_cache(maxsize=4096)

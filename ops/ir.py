@@ -71,7 +71,7 @@ class _Where:
     origin: Origin | None = None  # set while rules build nodes on behalf of another node
 
 
-_WHERE: ContextVar[_Where] = ContextVar("rainshed_where", default=_Where())
+_WHERE: ContextVar[_Where] = ContextVar("rainshed_where", default=_Where())  # noqa: B039  (frozen)
 
 
 @contextmanager

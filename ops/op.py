@@ -1,7 +1,7 @@
 """The record of an op: all that the system knows of it stands in one `Op`, made by `op(...)` in `ops/<name>.py`.
 
 Two ways to say what an op does to shapes:
-    signature="(m,k),(k,n)->(m,n)", summed="k"      NumPy's gufunc notation; unnamed axes to the left broadcast and are free to split
+    signature="(m,k),(k,n)->(m,n)", summed="k"      NumPy's gufunc notation; unnamed axes to the left are a batch
     infer=..., access=...                           functions, for what letters cannot say (reshape, conv2d, concat)
 
 A kernel is a plain function `(inputs..., out, **attrs)` that fills `out` wholly and keeps nothing.
@@ -105,7 +105,7 @@ class Op:
         device: Device | None = None,
     ) -> Node:
         """A node of this op, checked. Passes use it to keep an origin and a device."""
-        if self.arity is not None and len(inputs) != self.arity or (self.arity is None and not inputs):
+        if (self.arity is not None and len(inputs) != self.arity) or (self.arity is None and not inputs):
             wanted = "at least 1" if self.arity is None else self.arity
             raise GraphError(f"{self.name}: takes {wanted} inputs, found {len(inputs)}")
         unknown = [name for name in attrs if name not in self.attrs]

@@ -19,7 +19,7 @@ from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
 from rainshed.engine import datasets, dsl, init, layers
 from rainshed.engine.data import Data
-from rainshed.engine.dsl import *
+from rainshed.engine.dsl import *  # noqa: F403  (its __all__ is the list)
 from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, RMSProp
 from rainshed.engine.plans import load_plan, save_plan

@@ -1,6 +1,7 @@
 """A document: a typed struct and some arrays, as the payload of one frame.
 
-    u32 length of the JSON, JSON of {"body": the struct, "arrays": [[dtype, shape], ...]}, padding to 64, the arrays' bytes, each padded
+    u32 length of the JSON, JSON of {"body": the struct, "arrays": [[dtype, shape], ...]}, padding to 64,
+    the arrays' bytes, each padded
 
 Lengths are checked against the frame before an array is made; nothing is unpickled.
 """

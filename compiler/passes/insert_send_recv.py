@@ -123,8 +123,9 @@ def _merge_slices(graph: Graph) -> Graph:
     wanted: dict[tuple[Node, Device], list[Node]] = {}
     for node in graph.nodes():
         for value in dict.fromkeys(node.inputs):
-            if _sliced(value) and value.device is not None and node.device is not None and value.device.machine != node.device.machine:
-                slices = wanted.setdefault((value.inputs[0], Device(node.device.machine)), [])
+            there, here = value.device, node.device
+            if _sliced(value) and there is not None and here is not None and there.machine != here.machine:
+                slices = wanted.setdefault((value.inputs[0], Device(here.machine)), [])
                 if value not in slices:
                     slices.append(value)
     overlapping = {key: slices for key, slices in wanted.items() if _overlap([_box(s) for s in slices])}

@@ -15,7 +15,7 @@ HELP = "join a job as a worker"
 EXAMPLES = """\
   On the computer that coordinates (10.0.0.1), in one shell:
     (umask 077; openssl rand -hex 32 > token); export RAINSHED_TOKEN_FILE=$PWD/token
-    rainshed train examples/digits.py:build --data digits.npz --machines 2 --listen tcp://10.0.0.1:7700
+    rainshed train examples/digits.py:build --data digits.npz --steps 900 --machines 2 --listen tcp://10.0.0.1:7700
   and, with the same token file, on each other computer:
     rainshed worker --join 10.0.0.1:7700 --listen tcp://10.0.0.2:0
 """

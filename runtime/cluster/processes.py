@@ -1,12 +1,13 @@
 """The `processes` back end: workers spawned on this computer, and no way that one of them outlives the job.
 
-A worker gets the token on its standard input, never on its command line or in its environment. It leaves when the coordinator says so,
-when its connection to the coordinator ends, when its standard input ends (the parent is gone, however it went), and on Linux by a
-signal of the kernel's when the parent dies.
+A worker gets the token on its standard input, never on its command line or in its environment. It leaves when the coordinator says
+so, when its connection to the coordinator ends, when its standard input ends (the parent is gone, however it went), and on
+Linux by a signal of the kernel's when the parent dies.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -69,10 +70,8 @@ class Processes:
         """Let all workers leave; kill those that have not left in GONE_S. Safe to call twice."""
         for child in self._children:
             if child.stdin is not None and not child.stdin.closed:
-                try:
+                with contextlib.suppress(BrokenPipeError):  # it has ended already
                     child.stdin.close()
-                except BrokenPipeError:
-                    pass  # it has ended already
         until = time.monotonic() + GONE_S
         for child in self._children:
             try:

@@ -1,4 +1,4 @@
-"""Partition invariance over TCP between processes: 50 of the random graphs, on workers that become one plan's machines after another's."""
+"""Partition invariance over TCP: 50 of the random graphs, on processes that become the machines of one plan after another."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def test_plans_between_processes_compute_the_same() -> None:
             assert deployment.bytes_between() == planned, f"seed {seed}"
             after = deployment.variables()
             moved = {name.removeprefix("update ") for name in values if name.startswith("update ")}
-            check_equal(sample, {**got, **{f"update {n}": after[n] for n in moved}}, values, spread, "between processes")
+            check_equal(
+                sample, {**got, **{f"update {n}": after[n] for n in moved}}, values, spread, "between processes"
+            )
             crossing += sum(planned.values()) > 0
             deployment.release()
     print(f"{GRAPHS} graphs, {crossing} of them with bytes between processes")

@@ -124,9 +124,9 @@ def test_what_does_not_fit_is_refused_before_anything_starts():
 def test_a_loss_that_is_no_number_stops_training():
     x = rs.input("x", (None, 6))
     graph = rs.graph(loss=rs.mean(rs.square(rs.layers.dense(x, 4))))
-    with Training(graph, {"x": DATA["x"]}, options(2, optimizer=rs.SGD(1e6))) as training:
-        with pytest.raises(NotFiniteError, match="step"):
-            training.run(50)
+    chosen = options(2, optimizer=rs.SGD(1e6))
+    with Training(graph, {"x": DATA["x"]}, chosen) as training, pytest.raises(NotFiniteError, match="step"):
+        training.run(50)
 
 
 def test_a_user_op_travels():

@@ -78,7 +78,9 @@ def check_op(
     if reference is not None:
         expected = reference(*arrays)
         for one, want in zip(
-            got if isinstance(got, tuple) else (got,), expected if isinstance(expected, tuple) else (expected,)
+            got if isinstance(got, tuple) else (got,),
+            expected if isinstance(expected, tuple) else (expected,),
+            strict=True,
         ):
             rtol = tolerance or (1e-5 if one.dtype == np.float32 else 1e-10)
             np.testing.assert_allclose(one, want, rtol=rtol, atol=rtol)

@@ -25,7 +25,7 @@ def test_other_types():
 
 
 def test_the_error_names_the_axis_and_the_line():
-    with pytest.raises(ShapeError, match="axis k is 784 in input 0 .* but 128 in input 1") as caught:
+    with pytest.raises(ShapeError, match=r"axis k is 784 in input 0 .* but 128 in input 1") as caught:
         matmul(input("a", (64, 784)), input("b", (128, 10)))
     assert "test_matmul.py" in caught.value.detail["built at"]
 

@@ -427,7 +427,10 @@ def proven(endpoint, identity=A):
         yield sock, session.outgoing(), session.incoming()
 
 
-def frame(outgoing, message=Value(1, 2), payload=b"payload!"):
+A_VALUE = Value(1, 2)
+
+
+def frame(outgoing, message=A_VALUE, payload=b"payload!"):
     data = b"".join(wire.encode(message, [payload], outgoing.seq, outgoing.checksum))
     outgoing.seq += 1
     return data
