@@ -1,0 +1,201 @@
+"""A session runs a plan: outputs, variables, bytes, files; for inference and for training in the graph."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import rainshed as rs
+from rainshed.engine import models
+from rainshed.ops.errors import CheckpointError, CompileError, DataError, UsageError
+
+THREADS = {"backend": "threads"}
+
+
+def net(training=True, optimizer=None):
+    x = rs.input("x", (8, 6))
+    h = rs.layers.dense(x, 16, activation=rs.tanh)
+    y = rs.layers.dense(h, 3)
+    if not training:
+        return rs.graph(outputs={"y": y})
+    loss = rs.mean(rs.softmax_cross_entropy(y, rs.input("label", (8,), "int32")))
+    return rs.graph(loss=loss, outputs={"y": y}, optimizer=optimizer)
+
+
+def batch(seed=0):
+    rng = np.random.default_rng(seed)
+    return {"x": rng.standard_normal((8, 6), np.float32), "label": rng.integers(0, 3, 8, np.int32)}
+
+
+@pytest.mark.parametrize("machines", [1, 3])
+def test_outputs_are_those_of_numpy(machines):
+    graph, feeds = net(training=False), {"x": batch()["x"]}
+    with rs.Session(graph, rs.Cluster.local(machines), strategy="features", seed=3, **THREADS) as session:
+        found = session.run(feeds)
+        variables = session.variables()
+    np.testing.assert_allclose(found["y"], rs.evaluate(graph, feeds, seed=3)["y"], rtol=1e-5, atol=1e-6)
+    assert {name: v.shape for name, v in variables.items()} == {
+        "dense/w": (6, 16),
+        "dense/b": (16,),
+        "dense_1/w": (16, 3),
+        "dense_1/b": (3,),
+    }
+
+
+def test_training_in_the_graph_and_inference_share_variables():
+    with rs.Session(net(optimizer=rs.Adagrad(0.5)), rs.Cluster.local(2), strategy="batch", **THREADS) as session:
+        losses = [float(session.run(batch())["loss"]) for _ in range(12)]
+        trained = session.variables()
+        assert session.step == 12
+    assert losses[-1] < losses[0] / 2
+    with rs.Session(net(training=False), **THREADS) as session:
+        session.set_variables({name: trained[name] for name in session.variables()})
+        found = session.run({"x": batch()["x"]})
+    assert np.mean(found["y"].argmax(axis=1) == batch()["label"]) >= 7 / 8
+
+
+def test_gradients_without_an_optimizer():
+    graph = net()
+    with rs.Session(graph, rs.Cluster.local(2), strategy="features", **THREADS) as session:
+        found = session.run(batch())
+    wanted = rs.evaluate(rs.grad(graph.outputs["loss"], [graph.variables["dense/w"]]), batch())
+    np.testing.assert_allclose(found["grad/dense/w"], wanted[0], rtol=1e-4, atol=1e-6)
+
+
+def test_bytes_are_those_of_the_plan():
+    with rs.Session(net(optimizer=rs.SGD(0.1)), rs.Cluster.local(3), strategy="features", **THREADS) as session:
+        for _ in range(4):
+            session.run(batch())
+        planned = {pair: 4 * nbytes for pair, nbytes in session.plan.bytes_between.items()}
+        assert session.bytes_between() == planned
+        assert session.measured().bytes == session.plan.prediction.bytes
+        assert (session.measured().step_s or 0) > 0
+
+
+def test_a_trace_tells_what_each_machine_computed(tmp_path):
+    with rs.Session(net(), rs.Cluster.local(2), strategy="features", trace=True, **THREADS) as session:
+        session.run(batch())
+        session.run(batch())
+        events = session.write_trace(tmp_path / "trace.json")
+        measured = session.measured()
+    found = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert len(found) == events
+    assert {e["args"]["name"] for e in found if e["name"] == "process_name"} == {"m0", "m1"}
+    seen = [measured.of(m) for m in ("m0", "m1")]
+    assert all(m.compute_s is not None and m.compute_s > 0 for m in seen)
+    assert math.isclose(sum(m.bytes_out or 0 for m in seen), session.plan.prediction.bytes)
+    assert measured.messages == session.plan.prediction.messages
+    assert "measured" in rs.plan_html(session.plan, measured=measured)
+
+
+def test_a_checkpoint_is_read_by_other_machines(tmp_path):
+    graph = net(optimizer=rs.Adagrad(0.5))
+    with rs.Session(graph, rs.Cluster.local(3), strategy="features", **THREADS) as session:
+        for i in range(3):
+            session.run(batch(i))
+        path = session.save(tmp_path)
+        after = session.run(batch(9))["loss"]
+    assert path.name == "step-3"
+    with rs.Session(graph, rs.Cluster.local(2), strategy="batch", seed=5, **THREADS) as session:
+        session.load(tmp_path)
+        assert session.step == 3
+        np.testing.assert_allclose(session.run(batch(9))["loss"], after, rtol=1e-5)
+    with rs.Session(net(training=False), **THREADS) as session:  # the optimizer's slots are left out
+        session.load(path)
+
+
+def test_variables_from_an_npz_file(tmp_path):
+    graph = net(training=False)
+    values = {name: np.full(v.shape, 0.5, np.float32) for name, v in graph.variables.items()}
+    np.savez(tmp_path / "v.npz", **values, more=np.zeros(3))
+    np.savez(tmp_path / "short.npz", **{"dense/w": values["dense/w"]})
+    np.savez(tmp_path / "double.npz", **{**values, "dense/b": np.zeros(16)})
+    (tmp_path / "text.npz").write_text("no")
+    with rs.Session(graph, rs.Cluster.local(2), strategy="features", **THREADS) as session:
+        before = session.variables()
+        for wrong, says in (
+            ("short.npz", "no variable"),
+            ("double.npz", "float64"),
+            ("text.npz", "cannot be read"),
+            ("none.npz", "cannot be read"),
+            ("nowhere", "there is no"),
+        ):
+            with pytest.raises(CheckpointError, match=says):
+                session.load(tmp_path / wrong)
+        for name, value in session.variables().items():
+            np.testing.assert_array_equal(value, before[name])
+        session.load(tmp_path / "v.npz")
+        assert all((v == 0.5).all() for v in session.variables().values())
+
+
+def test_a_plan_from_a_file_runs(tmp_path):
+    plan = rs.compile(net(training=False), rs.Cluster.local(2), seed=4, strategy="features")
+    rs.save_plan(plan, tmp_path / "plan.json")
+    loaded = rs.load_plan(tmp_path / "plan.json")
+    assert loaded == plan
+    with rs.Session(loaded, **THREADS) as session:
+        found = session.run({"x": batch()["x"]})
+    np.testing.assert_allclose(
+        found["y"], rs.evaluate(net(training=False), batch_x(), seed=4)["y"], rtol=1e-5, atol=1e-6
+    )
+
+
+def batch_x():
+    return {"x": batch()["x"]}
+
+
+def test_lists_take_the_type_of_the_input():
+    x = rs.input("x", (2, 2))
+    with rs.Session(rs.graph(outputs={"y": x * 2.0}), **THREADS) as session:
+        np.testing.assert_array_equal(session.run({"x": [[1, 2], [3, 4]]})["y"], [[2, 4], [6, 8]])
+
+
+@pytest.mark.parametrize(
+    "feeds,says",
+    [
+        ({}, "was not given"),
+        ({"x": np.zeros((2, 2), np.float32), "z": 1.0}, "no input 'z'"),
+        ({"x": np.zeros((2, 2))}, "float64"),
+        ({"x": np.zeros((3, 2), np.float32)}, r"shape \[3, 2\]"),
+        ({"x": [["a", "b"], ["c", "d"]]}, "found list"),
+    ],
+)
+def test_wrong_feeds_are_refused_and_nothing_has_run(feeds, says):
+    x = rs.input("x", (2, 2))
+    count = rs.variable("count", (), init=0.0, trainable=False)
+    with rs.Session(rs.graph(outputs={"y": x}, updates={"count": count + 1.0}), **THREADS) as session:
+        with pytest.raises(DataError, match=says):
+            session.run(feeds)
+        assert session.step == 0 and session.variables()["count"] == 0
+        session.run({"x": np.ones((2, 2), np.float32)})
+        assert session.variables()["count"] == 1
+
+
+def test_wrong_words_are_refused(tmp_path):
+    graph = net(training=False)
+    with pytest.raises(UsageError, match="no back end"):
+        rs.Session(graph, backend="cloud")
+    with pytest.raises(UsageError, match="a graph or a plan"):
+        rs.Session("plan.json")
+    with pytest.raises(UsageError, match="has its cluster"):
+        rs.Session(rs.compile(graph, rs.Cluster.local(1)), rs.Cluster.local(2))
+    with pytest.raises(CompileError, match="not bound"):
+        rs.Session(models.digits())
+    with rs.Session(graph, **THREADS) as session, pytest.raises(UsageError, match="no trace"):
+        session.write_trace(tmp_path / "t.json")
+
+
+@pytest.mark.process
+def test_processes_get_ops_of_the_users_own():
+    @rs.op(signature="()->()")
+    def cube(x):
+        return x**3
+
+    graph = rs.graph(outputs={"y": cube(rs.input("x", (4,)))})
+    with rs.Session(graph, rs.Cluster.local(2), strategy="longest") as session:
+        assert len(set(session.pids.values())) == 2
+        found = session.run({"x": np.arange(4, dtype=np.float32)})
+    np.testing.assert_array_equal(found["y"], [0, 1, 8, 27])
