@@ -37,7 +37,7 @@ def test_names_of_a_type(dtype):
 
 
 @pytest.mark.parametrize(
-    "value", [None, "complex64", "a", "f4,f4", np.complex64, np.uint8, "object", object(), 5, [], ()], ids=repr
+    "value", [None, "complex64", "a", "f4,f4", np.complex64, np.uint8, "object", object(), 5, [], ()], ids=lambda v: type(v).__name__ if type(v) is object else repr(v)
 )
 def test_what_is_no_type(value):
     with pytest.raises(DTypeError, match="not an element type"):
