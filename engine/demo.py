@@ -167,7 +167,7 @@ def run_demo(
         variables = training.variables()
         if not options.single:
             _write_what_was_seen(demo, training, page, trace)
-    accuracy, utterances = tested(demo, split, variables)
+    accuracy, utterances = score(demo, split, variables)
     seconds = time.monotonic() - started
     written = (None, None) if options.single else (page, trace)
     return DemoResult(demo, training.plan, result, accuracy, utterances, seconds, pids, *written)
@@ -186,7 +186,7 @@ def _write_what_was_seen(demo: Demo, training: Training, page: Path, trace: Path
     page.write_text(plan_html(training.plan, measured=measured, title=_title(demo, training.plan)), encoding="utf-8")
 
 
-def tested(demo: Demo, split: Split, variables: Mapping[str, Array]) -> tuple[float, float | None]:
+def score(demo: Demo, split: Split, variables: Mapping[str, Array]) -> tuple[float, float | None]:
     """Accuracy on the held-out examples, and on whole utterances if there are any; by plain NumPy in this process."""
     graph, test = demo.build(False), split.test
     known = {name: variables[name] for name in graph.variables}
