@@ -36,9 +36,10 @@ def test_names_of_a_type(dtype):
     assert dtype_of({"float": float, "int": int, "bool": bool}[dtype.kind]) in (float64, int64, bool_)
 
 
-@pytest.mark.parametrize(
-    "value", [None, "complex64", "a", "f4,f4", np.complex64, np.uint8, "object", object(), 5, [], ()], ids=lambda v: type(v).__name__ if type(v) is object else repr(v)
-)
+NO_TYPES = [None, "complex64", "a", "f4,f4", np.complex64, np.uint8, "object", object(), 5, [], ()]
+
+
+@pytest.mark.parametrize("value", NO_TYPES, ids=range(len(NO_TYPES)))
 def test_what_is_no_type(value):
     with pytest.raises(DTypeError, match="not an element type"):
         dtype_of(value)
