@@ -79,9 +79,8 @@ class Executor:
         self._ready: list[int] = []  # heap of ranks
         self._idle = self._running = 0
         self._progress = (-1, 0.0)  # how much was left to do, and since when
-        self._label = self._shift = (
-            0  # the caller's number of the step, and by how much it differs from the peers' count
-        )
+        self._label = 0  # the caller's number of the step
+        self._counted = 0  # the peers' number of it, which traces tell: alike on all machines, and known of early arrivals
         self._stepping = self._closed = False
         self._error: RainshedError | None = None
         self.failed_at = ""  # the machine where the error arose
@@ -143,7 +142,7 @@ class Executor:
                 and others: the step is stopped, here and on all machines, and this executor cannot run another
         """
         self._check_usable()
-        self._label, self._shift = step, step - self._rendezvous.step
+        self._label, self._counted = step, self._rendezvous.step
         self._stepping = True
         try:
             self._feed(step, feeds)
@@ -271,7 +270,7 @@ class Executor:
             self.abort(self._error_of(i, error))
             return False
         if recorder is not None:
-            recorder.add(RUN, i, started_ns, _now_ns(), self._label)
+            recorder.add(RUN, i, started_ns, _now_ns(), self._counted)
         return True
 
     def _error_of(self, i: int, error: Exception) -> RainshedError:
@@ -300,7 +299,7 @@ class Executor:
         self._wake.wait(timeout_s)
         self._idle -= 1
         if main and self._recorder is not None:
-            self._recorder.add(WAIT, 0, started_ns, _now_ns(), self._label)
+            self._recorder.add(WAIT, 0, started_ns, _now_ns(), self._counted)
 
     def _stall(self, waited_s: float) -> StallError:
         waiting = self._dispatcher.waiting()
@@ -330,7 +329,7 @@ class Executor:
         recorder = self._recorder
         assert self._peers is not None  # checked when the program was loaded
         started_ns = _now_ns()
-        message, label = Value(self._rendezvous.step, send.key), self._label
+        message, label = Value(self._rendezvous.step, send.key), self._counted
 
         def sent(error: RainshedError | None) -> None:
             if recorder is not None:
@@ -377,7 +376,7 @@ class Executor:
             then = self._rendezvous.arrived(message.step, message.key)
         if self._recorder is not None:
             start_ns = self._started_ns.pop((message.step & 1, message.key))
-            self._recorder.add(RECV, message.key, start_ns, _now_ns(), message.step + self._shift)
+            self._recorder.add(RECV, message.key, start_ns, _now_ns(), message.step)
         if then is Then.WAIT:
             return
         if then is Then.COPY:
