@@ -23,7 +23,7 @@ from rainshed.engine.measured import measured_of, newest
 from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.progress import Progress
 from rainshed.engine.training import Training
-from rainshed.engine.view import plan_html
+from rainshed.engine.view import Measured, plan_html
 from rainshed.ops.errors import UsageError
 from rainshed.ops.ir import Graph
 from rainshed.runtime.cluster.job import Backend
@@ -111,6 +111,7 @@ class DemoResult:
     pids: Mapping[str, int]
     page: Path | None = None
     trace: Path | None = None
+    measured: Measured = field(default_factory=Measured)  # the last steps of the first replica
 
 
 def demo_of(data: str, model: str | None) -> Demo:
@@ -165,25 +166,25 @@ def run_demo(
             on_start(training)
         result = training.run(options.steps or demo.steps)
         variables = training.variables()
-        if not options.single:
-            _write_what_was_seen(demo, training, page, trace)
+        measured = Measured() if options.single else _write_what_was_seen(demo, training, page, trace)
     accuracy, utterances = score(demo, split, variables)
     seconds = time.monotonic() - started
     written = (None, None) if options.single else (page, trace)
-    return DemoResult(demo, training.plan, result, accuracy, utterances, seconds, pids, *written)
+    return DemoResult(demo, training.plan, result, accuracy, utterances, seconds, pids, *written, measured)
 
 
 def _title(demo: Demo, plan: Plan) -> str:
     return f"{demo.title[0].upper()}{demo.title[1:]}, on {len(plan.machines)} machines"
 
 
-def _write_what_was_seen(demo: Demo, training: Training, page: Path, trace: Path) -> None:
+def _write_what_was_seen(demo: Demo, training: Training, page: Path, trace: Path) -> Measured:
     """The page again, with what the first replica's last steps took; and the trace of all replicas' last steps."""
     traces = newest(training.traces(), TRACED_STEPS)
     write_trace(trace, traces)
     first = traces[: len(training.plan.machines)]
     measured = measured_of(training.plan, first)
     page.write_text(plan_html(training.plan, measured=measured, title=_title(demo, training.plan)), encoding="utf-8")
+    return measured
 
 
 def score(demo: Demo, split: Split, variables: Mapping[str, Array]) -> tuple[float, float | None]:

@@ -30,7 +30,7 @@ def digits(training: bool = True, rate: float = 0.02) -> Graph:
     h = input("image", (None, 8, 8, 1))
     for filters in (8, 16, 32):  # on 6 x 6, 4 x 4 and 2 x 2 positions
         h = layers.local2d(h, filters, 3, activation=relu, init=init.he_normal)
-    return _classifier(layers.flatten(h), 10, training, rate)
+    return _classifier(_flat(h), 10, training, rate)
 
 
 def speech(training: bool = True, frames: int = 11, units: int = 256, rate: float = 0.02) -> Graph:
@@ -40,7 +40,7 @@ def speech(training: bool = True, frames: int = 11, units: int = 256, rate: floa
     Outputs  loss, or log_probabilities: f32[B, 9]
     Source   Dean et al. 2012, section 5, where it is 11 frames of 40 features, 4 x 2560 sigmoids and 8192 classes
     """
-    h = layers.flatten(input("window", (None, frames, 12)))
+    h = _flat(input("window", (None, frames, 12)))
     for _ in range(2):
         h = layers.dense(h, units, activation=relu, init=init.he_normal)
         h = layers.dropout(h, 0.5, training=training)
@@ -52,9 +52,15 @@ def speech_lstm(training: bool = True, frames: int = 11, units: int = 64, rate: 
     shape = (None, frames, 12)
     window = input("window", shape)
     if training:
-        window = window + random_normal(shape, name="noise", std=0.6)
+        with scope("noise"):
+            window = window + random_normal(shape, name="noise", std=0.6)
     h = layers.dropout(layers.lstm(window, units), 0.5, training=training)
     return _classifier(h, 9, training, rate)
+
+
+def _flat(h: Node) -> Node:
+    with scope("flatten"):
+        return layers.flatten(h)
 
 
 def _classifier(h: Node, classes: int, training: bool, rate: float) -> Graph:

@@ -10,6 +10,7 @@ from typing import Any
 from rainshed.engine.commands.common import OK, positive, print_json, say
 from rainshed.engine.commands.files import writable
 from rainshed.engine.demo import DemoOptions, DemoResult, demo_of, run_demo
+from rainshed.engine.doctor import usable_cores
 from rainshed.engine.progress import TrainingTable
 from rainshed.engine.training import Training
 from rainshed.engine.view.units import bytes_text, count_text, plural, seconds_text
@@ -120,6 +121,9 @@ def summary(result: DemoResult, options: DemoOptions) -> dict[str, Any]:
         "loss": r.loss,
         "bytes_sent": r.bytes_sent,
         "bytes_per_step": result.plan.prediction.bytes,
+        "measured_bytes_per_step": result.measured.bytes,
+        "predicted_step_s": result.plan.prediction.step_s,
+        "measured_step_s": result.measured.step_s,
         "pushes": r.pushes,
         "applied": r.applied,
         "mean_staleness": sum(age * n for age, n in r.staleness.items()) / pushes if pushes else None,
@@ -146,7 +150,7 @@ def explanation(result: DemoResult, options: DemoOptions) -> str:
 
 
 def _seen(result: DemoResult, options: DemoOptions) -> list[str]:
-    plan, r = result.plan, result.result
+    plan, r, cores = result.plan, result.result, usable_cores()
     reasons: dict[str, int] = {}
     for t in plan.transfers:
         reasons[t.reason] = reasons.get(t.reason, 0) + t.nbytes
@@ -162,6 +166,8 @@ def _seen(result: DemoResult, options: DemoOptions) -> list[str]:
         lines += [
             f"  In each step {bytes_text(plan.prediction.bytes)} cross between them: {most}.",
             "  A network this small is fastest on one machine: the demo splits it on purpose, to show how it is done.",
+            f"  A step was predicted to take {seconds_text(plan.prediction.step_s)} on machines of their own; it took "
+            f"{seconds_text(result.measured.step_s or 0)}, with {len(result.pids)} processes on {plural(cores, 'core')}.",
         ]
     replicas, servers = plural(options.replicas, "replica"), plural(options.servers, "server shard")
     return [

@@ -110,6 +110,7 @@ def test_a_short_demo(tmp_path):
     assert (found["machines"], found["replicas"], found["servers"]) == (4, 2, 2)
     assert found["steps"] == 120 and found["seconds"] > found["train_seconds"] > 0
     assert found["pushes"] == found["applied"] > 0 and found["bytes_sent"] > 120 * found["bytes_per_step"]
+    assert found["measured_bytes_per_step"] == found["bytes_per_step"]
     assert len(set(found["pids"])) == 1 + 2 * 4 + 2
     assert set(found["processes"]) == {"coordinator", "s0", "s1"} | {f"r{r}/m{m}" for r in range(2) for m in range(4)}
     assert not any(alive(pid) for pid in found["pids"])
