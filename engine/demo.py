@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +74,7 @@ DEMOS: Final[Mapping[tuple[str, str], Demo]] = {
         "features",
     ),
     ("speech", "lstm"): Demo(
-        "speech", "an LSTM on windows of speech", models.speech_lstm, vowels, "window", 64, 900, 50, "layers"
+        "speech", "an LSTM on windows of speech", models.speech_lstm, vowels, "window", 64, 700, 50, "layers"
     ),
 }
 FIRST_MODEL: Final = {"digits": "local", "speech": "mlp"}
@@ -109,9 +109,9 @@ class DemoResult:
     utterances: float | None
     seconds: float
     pids: Mapping[str, int]
+    measured: Measured  # the last steps of the first replica
     page: Path | None = None
     trace: Path | None = None
-    measured: Measured = field(default_factory=Measured)  # the last steps of the first replica
 
 
 def demo_of(data: str, model: str | None) -> Demo:
@@ -169,8 +169,8 @@ def run_demo(
         measured = Measured() if options.single else _write_what_was_seen(demo, training, page, trace)
     accuracy, utterances = score(demo, split, variables)
     seconds = time.monotonic() - started
-    written = (None, None) if options.single else (page, trace)
-    return DemoResult(demo, training.plan, result, accuracy, utterances, seconds, pids, *written, measured)
+    found = DemoResult(demo, training.plan, result, accuracy, utterances, seconds, pids, measured)
+    return found if options.single else replace(found, page=page, trace=trace)
 
 
 def _title(demo: Demo, plan: Plan) -> str:

@@ -40,8 +40,9 @@ class Processes:
                 child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
                 self._children.append(child)
                 assert child.stdin is not None
-                child.stdin.write(token.hex().encode() + f" {os.getpid()}\n".encode())
-                child.stdin.flush()
+                with contextlib.suppress(BrokenPipeError):  # it has ended already: `check` tells how
+                    child.stdin.write(token.hex().encode() + f" {os.getpid()}\n".encode())
+                    child.stdin.flush()
         except BaseException:
             self.close()
             raise
