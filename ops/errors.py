@@ -49,6 +49,12 @@ class ParseError(GraphError):
     code = "PARSE"
 
 
+class UnsupportedError(GraphError):
+    """A model from elsewhere needs what Rainshed does not have; the error lists all of it."""
+
+    code = "UNSUPPORTED"
+
+
 class ClusterError(RainshedError):
     """The description of the machines and links is wrong."""
 
