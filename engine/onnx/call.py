@@ -32,7 +32,7 @@ class Weights:
 
     def node(self, known: Known) -> Node:
         """A weight's variable; a constant for what is none."""
-        return self.variable(known) if known.weight else constant(np.ascontiguousarray(known.array))
+        return self.variable(known) if known.weight else constant(np.asarray(known.array, order="C"))
 
     def variable(self, known: Known, trainable: bool = True) -> Node:
         if known.name not in self.made:
@@ -46,7 +46,7 @@ class Weights:
 def _init(array: np.ndarray) -> Init:
     if array.size and not any(array.strides):  # one number for all
         return Init("constant", (float(array.flat[0]),))
-    return Init.of(np.ascontiguousarray(array))
+    return Init.of(np.asarray(array, order="C"))
 
 
 def _followed(node: Node, steps: tuple[Step, ...]) -> Node:

@@ -24,27 +24,26 @@ def aligned(call: Call, values: Sequence[Value]) -> tuple[list[Node], Order]:
     """The values as nodes that broadcast against each other, and the order of their axes."""
     rank = max(len(v.shape) for v in values)
     order = next((v.order for v in values if isinstance(v, Tensor) and len(v.shape) == rank), None)
-    nodes = [_stretched(call, v, rank, order or identity(rank)) for v in values]
-    if order is not None:  # axes of size 1 in front say nothing
-        pairs = zip(values, nodes, strict=True)
-        nodes = [_short(call, v, order) if isinstance(v, Known) and v.shape else n for v, n in pairs]
-    return nodes, order or identity(rank)
+    if order is None:
+        order = identity(rank)
+        return [_stretched(call, v, order) for v in values], order
+    return [_short(call, v, order) if isinstance(v, Known) else _stretched(call, v, order) for v in values], order
 
 
-def _stretched(call: Call, value: Value, rank: int, order: Order) -> Node:
+def _stretched(call: Call, value: Value, order: Order) -> Node:
     """The value with axes of size 1 before its own, in this order."""
-    more = rank - len(value.shape)
+    more = len(order) - len(value.shape)
     if isinstance(value, Known):
-        return call.in_order(value.reshaped((1,) * more + value.shape), order) if value.shape else call.in_order(value, ())
-    own = tuple(axis - more for axis in order if axis >= more)
-    node = call.in_order(value, own)
+        return call.in_order(value.reshaped((1,) * more + value.shape), order)
+    node = call.in_order(value, tuple(axis - more for axis in order if axis >= more))
     return shaped(node, tuple(value.shape[axis - more] if axis >= more else 1 for axis in order)) if more else node
 
 
 def _short(call: Call, value: Known, order: Order) -> Node:
-    turned = value.reshaped((1,) * (len(order) - len(value.shape)) + value.shape).permuted(order)
-    first = next((i for i, size in enumerate(turned.shape) if size != 1), len(order) - 1)
-    short = turned.reshaped(turned.shape[first:])
+    """The same without the axes of size 1 in front, which say nothing beside a value that has them all."""
+    whole = value.reshaped((1,) * (len(order) - len(value.shape)) + value.shape).permuted(order)
+    first = next((i for i, size in enumerate(whole.shape) if size != 1), len(order))
+    short = whole.reshaped(whole.shape[first:])
     return call.in_order(short, identity(len(short.shape)))
 
 
@@ -143,7 +142,9 @@ def _dropout(call: Call) -> Result:
     x = call.value(0)
     if call.outputs < 2:
         return x
-    return x, Known.of(np.ones([n if isinstance(n, int) else 1 for n in x.shape], bool), f"{call.output}/mask")
+    if not all(isinstance(n, int) for n in x.shape):
+        raise Unsupported("a mask of unknown size")
+    return x, Known.of(np.ones(x.shape, bool), f"{call.output}/mask")  # type: ignore[arg-type]
 
 
 def _leaky(call: Call, x: Node) -> Node:

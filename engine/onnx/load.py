@@ -44,7 +44,7 @@ class Imported:
     """What a file holds.
 
     graph    predicts: the file's outputs from its inputs, both in the file's shapes
-    inputs, outputs  name in the file -> node. A loss, further layers or other outputs are built from these:
+    inputs, outputs  name in the file -> node, of what is read at all. A loss, further layers or other outputs are built from these:
              `rs.graph(loss=rs.mean(rs.square(model.outputs["y"])))`
     weights  name of a variable -> (its shape in the file, what was done to it): images are channels-last inside, so filters
              [out, in, height, width] are the variable [height, width, in, out]
@@ -65,7 +65,7 @@ class Imported:
             raise DataError(f"the weight {name!r} has the shape {list(base)} in the file; found {list(array.shape)}")
         for kind, how in steps:
             array = array.reshape(how) if kind == "reshape" else array.transpose(how)
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
 
 
 def load(
@@ -137,9 +137,7 @@ class _Import:
             if needed & set(node.output):
                 self._node(number, node, opset, needed)
         if self.lacking:
-            found = {what: ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for what, names in self.lacking.items()}
-            many = sum(map(len, self.lacking.values()))
-            raise UnsupportedError(f"{self.origin.file}: {many} nodes need what Rainshed does not have", **found)
+            raise UnsupportedError(self._report())
         with on_behalf(self.origin):
             results = {name: self._result(name) for name in wanted}
             made = make_graph(outputs={_clean(name, "='#"): node for name, node in results.items()})
@@ -190,23 +188,22 @@ class _Import:
         return array
 
     def _inputs(self, needed: set[str]) -> dict[str, Node]:
+        """The inputs that the outputs depend on; an initial value is none, though old files name it so too."""
         found: dict[str, Node] = {}
         for value in self.proto.graph.input:
             name = value.name
-            if name in self.values:
+            if name in self.values or name not in needed:
                 continue
+            self.values[name] = None
             try:
                 if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
                     raise Unsupported("an input without a shape")
-                dims = value.type.tensor_type.shape.dim
                 dtype = dtype_named(value.type.tensor_type.elem_type)
                 with on_behalf(self.origin):
-                    found[name] = input(_clean(name), self._sizes(dims), dtype)
+                    found[name] = input(_clean(name), self._sizes(value.type.tensor_type.shape.dim), dtype)
                 self.values[name] = Tensor.plain(found[name])
             except Unsupported as error:
-                if name in needed:
-                    self._lacks(str(error), name)
-                    self.values[name] = None
+                self._lacks(str(error), name)
         return found
 
     def _sizes(self, dims: Any) -> tuple[int | None, ...]:
@@ -292,6 +289,15 @@ class _Import:
             Known.of(next(arrays), name) if isinstance(v, Tensor) else v for v, name in zip(many, names, strict=True)
         )
         return folded if isinstance(result, tuple) else folded[0]
+
+    def _report(self) -> str:
+        """What is unsupported, one to a line, with up to eight of its nodes."""
+        many = sum(map(len, self.lacking.values()))
+        lines = [f"{self.origin.file}: Rainshed lacks what {many} {'nodes need' if many > 1 else 'node needs'}"]
+        for what, names in self.lacking.items():
+            more = f", and {len(names) - 8} more" if len(names) > 8 else ""
+            lines.append(f"  {what}: {', '.join(names[:8])}{more}")
+        return "\n".join(lines)
 
     def _lacks(self, what: str, name: str) -> None:
         self.lacking.setdefault(what, []).append(name)

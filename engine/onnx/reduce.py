@@ -30,15 +30,17 @@ def _over(function: Function, before: Function | None = None, after: Function | 
         x, keepdims = call.tensor(0), bool(call.attr("keepdims", 1))
         rank = len(x.order)
         given = call.attr("axes") or (call.ints(1, "the axes") if call.has(1) else ())
-        if not given and call.attr("noop_with_empty_axes", 0):
-            over: tuple[int, ...] = ()
-        else:
-            over = tuple(x.place(call.at(axis, rank)) for axis in given or identity(rank))
+        nothing = bool(call.attr("noop_with_empty_axes", 0)) and not given
+        over = tuple(x.place(call.at(axis, rank)) for axis in given or identity(rank)) if not nothing else ()
         node = before(x.node) if before else x.node
         node = function(node, axis=over, keepdims=keepdims) if over else node
         return _result(x, after(node) if after else node, over, keepdims)
 
     return convert
+
+
+def _extreme(numbers: Function, truths: Function) -> Function:
+    return lambda x, *, axis, keepdims: (truths if x.dtype.kind == "bool" else numbers)(x, axis=axis, keepdims=keepdims)
 
 
 def _log_sum_exp(x: Node, *, axis: tuple[int, ...], keepdims: bool) -> Node:
@@ -78,8 +80,8 @@ TABLE: Mapping[str, Converter] = MappingProxyType(
     {
         "ReduceSum": _over(reduce.sum),
         "ReduceMean": _over(reduce.mean),
-        "ReduceMax": _over(reduce.max),
-        "ReduceMin": _over(reduce.min),
+        "ReduceMax": _over(_extreme(reduce.max, reduce.any)),
+        "ReduceMin": _over(_extreme(reduce.min, reduce.all)),
         "ReduceProd": _over(reduce.prod),
         "ReduceL1": _over(reduce.sum, before=abs),
         "ReduceL2": _over(reduce.sum, before=square, after=sqrt),

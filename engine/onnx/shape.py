@@ -17,6 +17,7 @@ from rainshed.ops.errors import GraphError, ShapeError
 from rainshed.ops.gather import take
 from rainshed.ops.ir import Node
 from rainshed.ops.pad import pad
+from rainshed.ops.source import constant
 from rainshed.ops.types import Batch, Dim, Shape, broadcast, shape_text, size_of
 
 
@@ -155,7 +156,8 @@ def _slice(call: Call) -> Result:
 
 
 def _pad(call: Call) -> Result:
-    call.refuse("mode", b"constant")
+    call.refuse("mode", *PAD_MODES)
+    mode = call.attr("mode", b"constant").decode()
     x = call.tensor(0)
     rank = len(x.order)
     number = call.attr("value", 0.0)
@@ -163,13 +165,31 @@ def _pad(call: Call) -> Result:
     if call.has(2):
         number = call.known(2, "the padding value").item()
     axes = call.ints(3, "the axes") if call.has(3) else identity(rank)
-    sides = {x.place(call.at(a, rank)): (widths[i], widths[i + len(axes)]) for i, a in enumerate(axes)}
+    sides = [(0, 0)] * rank
+    for low, high, axis in zip(widths, widths[len(axes) :], axes, strict=False):
+        sides[x.place(call.at(axis, rank))] = low, high
     node = x.node
-    if any(min(pair) < 0 for pair in sides.values()):
-        cut = [slice(max(0, -sides.get(i, (0, 0))[0]), -max(0, -sides.get(i, (0, 0))[1]) or None) for i in range(rank)]
-        node = node[tuple(cut)]
-    wide = tuple((max(0, low), max(0, high)) for low, high in (sides.get(i, (0, 0)) for i in range(rank)))
-    return Tensor(pad(node, widths=wide, value=number if node.dtype.kind == "float" else int(number)), x.order)
+    if any(min(pair) < 0 for pair in sides):
+        node = node[tuple(slice(max(0, -low), -max(0, -high) or None) for low, high in sides)]
+        sides = [(max(0, low), max(0, high)) for low, high in sides]
+    if mode == "constant":
+        value = number if node.dtype.kind == "float" else int(number)
+        return Tensor(pad(node, widths=tuple(sides), value=value), x.order)
+    return Tensor(_repeated(node, sides, mode), x.order)
+
+
+PAD_MODES = (b"constant", b"edge", b"reflect", b"wrap")
+
+
+def _repeated(node: Node, sides: list[tuple[int, int]], mode: Any) -> Node:
+    """Padded with elements of its own: each axis takes its positions anew."""
+    for axis, (low, high) in enumerate(sides):
+        if low or high:
+            size = node.shape[axis]
+            if not isinstance(size, int):
+                raise Unsupported("padding of the open batch axis")
+            node = take(node, constant(np.pad(np.arange(size), (low, high), mode=mode)), axis=axis)
+    return node
 
 
 def _expand(call: Call) -> Result:
