@@ -49,6 +49,7 @@ class Search:
         self.latency_s = max([link.latency_s, *(x.latency_s for x in cluster.links.values())])
         self._kinds: dict[object, tuple[Option, ...]] = {}
         self._flows: dict[tuple[Option, Option, int], Flow] = {}
+        self._seconds: dict[tuple[Option, Option, int, int], float] = {}
         self.nodes = [n for n in graph.nodes() if n.op.name not in FREE]
         self.readers = users(graph.nodes())
         self.facts = {n: self._facts(n) for n in self.nodes}
@@ -136,10 +137,13 @@ class Search:
         if isinstance(value.type, TupleType):
             return 0.0 if have.layout.homes[0] == its.layout.homes[0] else math.inf  # a tuple does not travel
         i = reader.inputs.index(value)
-        key = (have, its, i)
-        if key not in self._flows:
-            self._flows[key] = flow(have, its.regions[i], its.homes, self.machines)
-        return self.carry(self._flows[key], self.facts[value].itemsize)
+        itemsize = self.facts[value].itemsize
+        key = (have, its, i, itemsize)
+        if key not in self._seconds:
+            if key[:3] not in self._flows:
+                self._flows[key[:3]] = flow(have, its.regions[i], its.homes, self.machines)
+            self._seconds[key] = self.carry(self._flows[key[:3]], itemsize)
+        return self._seconds[key]
 
     def store(self, value: Node, have: Option, its: Option) -> float:
         """Seconds to bring a gradient or an update to where its variable lies."""
@@ -197,14 +201,25 @@ class Search:
 
     def improve(self) -> None:
         """Each node takes its cheapest layout, in sweeps up and down, until nothing changes."""
+        open_ = set(self.nodes)  # those whose neighbours have changed since they chose; the others would choose the same
         for sweep in range(SWEEPS):
-            changed = False
             for node in self.nodes if sweep % 2 == 0 else reversed(self.nodes):
+                if node not in open_:
+                    continue
+                open_.remove(node)
                 new = self.best(node)
-                changed |= new is not self.chosen[node]
-                self.chosen[node] = new
-            if not changed:
+                if new is not self.chosen[node]:
+                    self.chosen[node] = new
+                    open_.update(self._neighbours(node))
+            if not open_:
                 return
+
+    def _neighbours(self, node: Node) -> list[Node]:
+        """The nodes whose cost the layout of this one is part of."""
+        found = [*node.inputs, *self.readers[node], *self.stores.get(node, ())]
+        if node in self.stored:
+            found.append(self.stored[node])
+        return [n for n in found if n in self.chosen]
 
 
 Start = Callable[[Search, Node], Layout]

@@ -94,7 +94,12 @@ def resized(text: str, shapes: tuple[tuple[int, ...], ...]) -> str:
 
 
 def _cost(types: Types, output: Type, attrs: Attrs) -> Cost:
-    return Cost(flops=sum(n.op.cost_of(n).flops for n in body_of(attrs["body"]).nodes()))
+    return Cost(flops=_flops(attrs["body"]))
+
+
+@lru_cache(maxsize=4096)
+def _flops(body: str) -> int:
+    return sum(n.op.cost_of(n).flops for n in body_of(body).nodes())
 
 
 def _cpu(*operands: np.ndarray, body: str) -> None:

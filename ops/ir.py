@@ -189,10 +189,14 @@ class Node:
 
     # -- rebuilding ---------------------------------------------------------------------------------------------------
     def with_inputs(self, inputs: Iterable[Node]) -> Node:
-        """The same op on other inputs, checked again; itself if they are the same."""
+        """The same op on other inputs, itself if they are the same; checked again unless they have the same types."""
         inputs = tuple(inputs)
         if all(a is b for a, b in zip(inputs, self.inputs, strict=True)):
             return self
+        if all(a.type is b.type or a.type == b.type for a, b in zip(inputs, self.inputs, strict=True)):
+            return Node(
+                op=self.op, inputs=inputs, type=self.type, attrs=self.attrs, device=self.device, origin=self.origin
+            )
         return self.op.make(inputs, self.attrs, self.origin, self.device)
 
     def at(self, device: Device | None) -> Node:

@@ -251,6 +251,8 @@ class Signature:
 
     def sizes(self, name: str, types: Types) -> tuple[dict[str, Dim], Shape]:
         """The size of each letter, and the broadcast shape of the unnamed axes."""
+        if not any(self.inputs):
+            return {}, self._batch(name, types, [t.shape for t in types])
         sizes: dict[str, tuple[Dim, int]] = {}
         batches: list[Shape] = []
         for i, (group, t) in enumerate(zip(self.inputs, types, strict=True)):
@@ -265,11 +267,13 @@ class Signature:
                         f"{name}: axis {letter} is {known} in input {first} {types[first]} but {size} in input {i} {t}",
                         signature=self.text,
                     )
+        return {letter: size for letter, (size, _) in sizes.items()}, self._batch(name, types, batches)
+
+    def _batch(self, name: str, types: Types, shapes: list[Shape]) -> Shape:
         try:
-            batch = broadcast(name, *batches)
+            return broadcast(name, *shapes)
         except ShapeError as error:
             raise ShapeError(error.message, signature=self.text, inputs=", ".join(map(str, types))) from None
-        return {letter: size for letter, (size, _) in sizes.items()}, batch
 
 
 def _signature_infer(name: str, sig: Signature, dtype: Callable[[Types], DType]) -> Infer:

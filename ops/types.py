@@ -99,11 +99,8 @@ def size_of(shape: Shape) -> Dim:
 
 def fixed(shape: Shape) -> tuple[int, ...]:
     """The shape, all of it known. Raises ShapeError where it still has B."""
-    for dim in shape:
-        if isinstance(dim, Batch):
-            raise ShapeError(
-                f"shape {shape_text(shape)} still has the batch axis B", hint="graph.bind(batch=...) first"
-            )
+    if Batch in map(type, shape):
+        raise ShapeError(f"shape {shape_text(shape)} still has the batch axis B", hint="graph.bind(batch=...) first")
     return shape  # type: ignore[return-value]
 
 
@@ -178,6 +175,8 @@ def tensor(type: Type) -> TensorType:
 
 def broadcast(op: str, *shapes: Shape) -> Shape:
     """The common shape by NumPy's broadcasting rules; B only meets B or 1."""
+    if len(set(shapes)) == 1:
+        return shapes[0]
     rank = max((len(s) for s in shapes), default=0)
     out: list[Dim] = []
     for axis in range(-rank, 0):
