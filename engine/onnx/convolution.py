@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rainshed.engine.onnx.call import Call, Converter, Result, Unsupported
 from rainshed.engine.onnx.values import Order, Tensor, last, shaped
@@ -94,7 +94,9 @@ def _conv(call: Call) -> Result:
     w = _filters(call, rank)
     kernel: Any = w.shape[:2]
     if _pair(call, "kernel_shape", rank, kernel[: rank - 2]) != kernel:
-        raise GraphError(f"kernel_shape is {list(call.attr('kernel_shape'))}, the filters are {list(call.value(1).shape)}")
+        raise GraphError(
+            f"kernel_shape is {list(call.attr('kernel_shape'))}, the filters are {list(call.value(1).shape)}"
+        )
     stride, dilation = _pair(call, "strides", rank), _pair(call, "dilations", rank)
     padding = _sides(call, x.shape, _windows(kernel, stride, dilation), rank)
     y = conv2d(x, w, stride=stride, padding=padding, dilation=dilation, groups=int(call.attr("group", 1)))
@@ -198,26 +200,35 @@ def _channels(value: Node, x: Tensor) -> Node:
     return shaped(value, (*value.shape, *(1,) * after)) if after else value
 
 
+class _Normal(NamedTuple):
+    """A value with mean 0 and variance 1, what its mean was, and 1 / its standard deviation."""
+
+    y: Node
+    mean: Node
+    scale: Node
+
+
+def _normal(x: Node, over: Order, eps: float) -> _Normal:
+    mean = reduce.mean(x, axis=over, keepdims=True)
+    centred = x - mean
+    scale = 1 / sqrt(reduce.mean(square(centred), axis=over, keepdims=True) + eps)
+    return _Normal(centred * scale, mean, scale)
+
+
 def _instance_norm(call: Call) -> Result:
     x = call.tensor(0)
     over = tuple(i for i, axis in enumerate(x.order) if axis >= 2)
-    y = _normal(x.node, over, float(call.attr("epsilon", 1e-5)))
+    y = _normal(x.node, over, float(call.attr("epsilon", 1e-5))).y
     return Tensor(y * _channels(call.weight(1), x) + _channels(call.weight(2), x), x.order)
-
-
-def _normal(x: Node, over: Order, eps: float) -> Node:
-    centred = x - reduce.mean(x, axis=over, keepdims=True)
-    return centred / sqrt(reduce.mean(square(centred), axis=over, keepdims=True) + eps)
 
 
 def _layer_norm(call: Call) -> Result:
     call.refuse("stash_type", 1)
-    if call.outputs > 1:
-        raise Unsupported("statistics as outputs")
     x = call.plain(0)
     axis = call.axis(-1, x.ndim)
-    y = _normal(x, tuple(range(axis, x.ndim)), float(call.attr("epsilon", 1e-5))) * call.weight(1)
-    return Tensor.plain(y + call.weight(2) if call.has(2) else y)
+    y, mean, scale = _normal(x, tuple(range(axis, x.ndim)), float(call.attr("epsilon", 1e-5)))
+    y = y * call.weight(1)
+    return Tensor.plain(y + call.weight(2) if call.has(2) else y), Tensor.plain(mean), Tensor.plain(scale)
 
 
 def _lrn(call: Call) -> Result:

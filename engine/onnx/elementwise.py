@@ -177,22 +177,25 @@ def _gelu(call: Call, x: Node) -> Node:
     return x * (inner + 1) * 0.5
 
 
+SIMPLE: Mapping[str, Function] = MappingProxyType(
+    {
+        "Sub": ew.subtract, "Mul": ew.multiply, "Add": ew.add, "Div": _divide,
+        "Relu": ew.relu, "Sigmoid": ew.sigmoid, "Tanh": ew.tanh, "Exp": ew.exp, "Log": ew.log, "Neg": ew.negative,
+        "Sqrt": ew.sqrt, "Reciprocal": ew.reciprocal, "Abs": ew.abs, "Erf": ew.erf, "Sign": ew.sign,
+        "Floor": ew.floor, "Ceil": ew.ceil, "Round": ew.round, "Softplus": ew.softplus, "IsNaN": ew.isnan,
+        "Sin": ew.sin, "Cos": ew.cos, "Tan": ew.tan, "Asin": ew.asin, "Acos": ew.acos, "Atan": ew.atan,
+        "Sinh": ew.sinh, "Cosh": ew.cosh, "Asinh": ew.asinh, "Acosh": ew.acosh, "Atanh": ew.atanh,
+        "Equal": ew.equal, "Less": ew.less, "LessOrEqual": ew.less_equal,
+        "Greater": ew.greater, "GreaterOrEqual": ew.greater_equal, "Where": ew.where,
+        "And": ew.logical_and, "Or": ew.logical_or, "Xor": ew.logical_xor, "Not": ew.logical_not,
+        "PRelu": _prelu, "Softsign": lambda x: x / (ew.abs(x) + 1),
+        "HardSwish": lambda x: x * clip(x * (1 / 6) + 0.5, 0, 1), "Mish": lambda x: x * ew.tanh(ew.softplus(x)),
+    }
+)  # fmt: skip
 
 TABLE: Mapping[str, Converter] = MappingProxyType(
     {
-        **{name: _of(function) for name, function in {
-            "Sub": ew.subtract, "Mul": ew.multiply, "Add": ew.add, "Div": _divide,
-            "Relu": ew.relu, "Sigmoid": ew.sigmoid, "Tanh": ew.tanh, "Exp": ew.exp, "Log": ew.log, "Neg": ew.negative,
-            "Sqrt": ew.sqrt, "Reciprocal": ew.reciprocal, "Abs": ew.abs, "Erf": ew.erf, "Sign": ew.sign,
-            "Floor": ew.floor, "Ceil": ew.ceil, "Round": ew.round, "Softplus": ew.softplus, "IsNaN": ew.isnan,
-            "Sin": ew.sin, "Cos": ew.cos, "Tan": ew.tan, "Asin": ew.asin, "Acos": ew.acos, "Atan": ew.atan,
-            "Sinh": ew.sinh, "Cosh": ew.cosh, "Asinh": ew.asinh, "Acosh": ew.acosh, "Atanh": ew.atanh,
-            "Equal": ew.equal, "Less": ew.less, "LessOrEqual": ew.less_equal,
-            "Greater": ew.greater, "GreaterOrEqual": ew.greater_equal, "Where": ew.where,
-            "And": ew.logical_and, "Or": ew.logical_or, "Xor": ew.logical_xor, "Not": ew.logical_not,
-            "PRelu": _prelu, "Softsign": lambda x: x / (ew.abs(x) + 1),
-            "HardSwish": lambda x: x * clip(x * (1 / 6) + 0.5, 0, 1), "Mish": lambda x: x * ew.tanh(ew.softplus(x)),
-        }.items()},
+        **{name: _of(function) for name, function in SIMPLE.items()},
         "Sum": _chain(ew.add), "Max": _chain(ew.maximum), "Min": _chain(ew.minimum), "Mean": _mean,
         "Pow": _pow, "Cast": _cast, "Clip": _clip, "Dropout": _dropout, "Identity": lambda call: call.value(0),
         "LeakyRelu": _with(_leaky), "Elu": _with(_elu), "Selu": _with(_selu),

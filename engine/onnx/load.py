@@ -106,7 +106,9 @@ def _read(model: Any) -> tuple[onnx.ModelProto, str]:
     except FileNotFoundError as error:
         raise DataError(f"there is no file {error.filename or model}") from None
     except Exception as error:  # protobuf's and onnx's own errors have no common class
-        raise DataError(f"this is no ONNX model: {error}", file=model if not isinstance(model, bytes) else None) from None
+        raise DataError(
+            f"this is no ONNX model: {error}", file=model if not isinstance(model, bytes) else None
+        ) from None
     if not proto.graph.node:
         raise DataError("this is no ONNX model: it has no nodes", file=file)
     return proto, file
@@ -148,7 +150,9 @@ class _Import:
         opset = max((o.version for o in self.proto.opset_import if o.domain in DOMAINS), default=1)
         if opset < FIRST_OPSET:
             hint = "onnx.version_converter.convert_version brings a model to a later one"
-            raise UnsupportedError(f"{self.origin.file} is of opset {opset}; known are {FIRST_OPSET} and later", hint=hint)
+            raise UnsupportedError(
+                f"{self.origin.file} is of opset {opset}; known are {FIRST_OPSET} and later", hint=hint
+            )
         return opset
 
     # -- values -------------------------------------------------------------------------------------------------------
@@ -285,10 +289,10 @@ class _Import:
             return result
         arrays = iter(evaluate_nodes(nodes, {}))
         names = (call.output if i == 0 else f"{call.output}/{i}" for i in range(len(many)))
-        folded = tuple(
+        folded: tuple[Value | None, ...] = tuple(
             Known.of(next(arrays), name) if isinstance(v, Tensor) else v for v, name in zip(many, names, strict=True)
         )
-        return folded if isinstance(result, tuple) else folded[0]
+        return folded if isinstance(result, tuple) or folded[0] is None else folded[0]
 
     def _report(self) -> str:
         """What is unsupported, one to a line, with up to eight of its nodes."""

@@ -19,6 +19,7 @@ from rainshed.ops.errors import GraphError
 from rainshed.ops.ir import Node, scope
 from rainshed.ops.layout import stack, unstack
 from rainshed.ops.matmul import matmul
+from rainshed.ops.types import Shape, fixed
 
 GATES = 4  # input, output, forget, cell
 
@@ -59,7 +60,10 @@ def _lstm(call: Call) -> Result:
         with scope(("forward", "backward")[back]):
             runs.append(_run(cell, values, states[0][d], states[1][d], back))
     y = stack([stack([hs[t] for hs, _ in runs]) for t in range(len(values))])
-    ends = [stack([hs[0 if back else -1] for (hs, _), back in zip(runs, backward, strict=True)]), stack([c for _, c in runs])]
+    ends = [
+        stack([hs[0 if back else -1] for (hs, _), back in zip(runs, backward, strict=True)]),
+        stack([c for _, c in runs]),
+    ]
     if first:
         return Tensor(y, (1, 2, 0, 3)), Tensor(ends[0], (1, 0, 2)), Tensor(ends[1], (1, 0, 2))
     return Tensor.plain(y), Tensor.plain(ends[0]), Tensor.plain(ends[1])
@@ -84,7 +88,7 @@ def _cells(call: Call, many: int) -> list[_Cell]:
     shape = call.value(1).shape
     if len(shape) != 3 or shape[0] != many or not all(isinstance(n, int) for n in shape):
         raise GraphError(f"W has the axes [directions, 4 * units, in]; found {list(shape)} with {many} directions")
-    units, width = int(shape[1]) // GATES, int(shape[2])  # type: ignore[call-overload]
+    units, width = fixed(shape)[1] // GATES, fixed(shape)[2]
 
     def gates(i: int, size: int) -> list[Node]:
         if many == 1:
@@ -102,7 +106,7 @@ def _cells(call: Call, many: int) -> list[_Cell]:
     return [_Cell(*parts) for parts in zip(w, u, b, p, strict=True)]
 
 
-def _start(call: Call, i: int, many: int, first: bool, shape: tuple[object, int], x: Node) -> list[Node]:
+def _start(call: Call, i: int, many: int, first: bool, shape: Shape, x: Node) -> list[Node]:
     """The first states, [batch, units] for each direction."""
     value = call.value(i) if call.has(i) else None
     if value is None or (isinstance(value, Known) and not np.any(value.array)):
