@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -95,6 +96,7 @@ _TOKEN = re.compile(
     r"""|(?P<batch>\d*B)(?!\w)|(?P<word>[A-Za-z_][\w./-]*)|(?P<value>%\d+)|(?P<mark>[\[\]{}(),=:@]))""",
     re.VERBOSE,
 )
+_END = re.compile(r"\s*(#|\Z)")
 _ARRAYS = {"float32", "float64", "int32", "int64", "bool", "uint8", "int8", "int16", "uint16", "uint32", "uint64"}
 
 
@@ -112,8 +114,7 @@ class _Reader:
         self.next()
 
     def next(self) -> None:
-        rest = self.line[self.at :]
-        if not rest.strip() or rest.lstrip().startswith("#"):
+        if _END.match(self.line, self.at):
             self.kind, self.text = "end", ""
             return
         match = _TOKEN.match(self.line, self.at)
@@ -209,8 +210,20 @@ class _Reader:
         return array
 
 
+SHORT = 256  # characters: attributes up to this are remembered, since tiles of one op have many in common
+
+
 def parse_attr(text: str) -> Any:
     """The attribute value that `attr_text` printed. Raises ParseError."""
+    return _remembered(text) if len(text) <= SHORT else _parsed(text)
+
+
+@lru_cache(maxsize=8192)
+def _remembered(text: str) -> Any:
+    return _parsed(text)  # no value of an attribute can be changed
+
+
+def _parsed(text: str) -> Any:
     reader = _Reader(text, 1)
     value = reader.value()
     if reader.kind != "end":
