@@ -78,3 +78,24 @@ class Code(Struct, frozen=True, forbid_unknown_fields=True):
 
     mac: str
     pickled: str
+
+
+class MeasureKernels(Struct, frozen=True, forbid_unknown_fields=True):
+    """Run the kernels of a plan's one machine for about so long. Answered by Kernels (runtime/measure.py)."""
+
+    plan: Raw
+    budget_s: float
+
+
+class BeEcho(Struct, frozen=True, forbid_unknown_fields=True):
+    """Answer the frames of those who measure the way to here. Answered by Address."""
+
+    listen: str
+
+
+class MeasureLink(Struct, frozen=True, forbid_unknown_fields=True):
+    """Measure the way to the echo at this address. Answered by LinkTimes (runtime/cluster/links.py)."""
+
+    address: str
+    listen: str
+    budget_s: float

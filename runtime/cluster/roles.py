@@ -21,6 +21,7 @@ from rainshed.compiler.plan import Plan, Program
 from rainshed.ops.errors import AuthError, PlanError, RainshedError, UsageError
 from rainshed.runtime.auth import Identity
 from rainshed.runtime.cluster.agent import Agent, Task
+from rainshed.runtime.cluster.measuring import MEASURING_TASKS
 from rainshed.runtime.cluster.orders import (
     Address,
     BeMachine,
@@ -241,5 +242,6 @@ ROLE_TASKS: Final[Mapping[str, Task]] = MappingProxyType(
         "tell": tell,
         "trace": get_trace,
         "clock": clock,
+        **MEASURING_TASKS,
     }
 )

@@ -1,0 +1,212 @@
+"""Measuring a cluster: what its workers say of their kernels, memory and links becomes the `Cluster` that plans are made for.
+
+Kernels are measured on a sample program, of all kinds of work in several sizes, which every worker runs as it would run a plan. A
+line through the times of a kind, or of one op, gives its rate and its overhead per call.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Final
+
+import numpy as np
+
+from rainshed.compiler.machines import Cluster, Link, Machine, Rate
+from rainshed.compiler.pipeline import compile
+from rainshed.compiler.plan import Plan, Run
+from rainshed.engine.calibration_sample import sample_graph
+from rainshed.ops import CATALOGUE
+from rainshed.runtime.cluster.agent import raw_json
+from rainshed.runtime.cluster.coordinator import AgentHandle
+from rainshed.runtime.cluster.job import Job
+from rainshed.runtime.cluster.links import LinkTimes
+from rainshed.runtime.cluster.orders import Address, BeEcho, MeasureKernels, MeasureLink, Nothing
+from rainshed.runtime.measure import Host, Kernels
+
+KERNELS_S: Final = 6.0  # all hosts at once, one machine on each
+LINKS_S: Final = 8.0  # all links together
+ONE_LINK_S: Final = 0.8
+SAME: Final = 0.1  # links that differ by less from the usual one are not written by themselves
+ALL_PAIRS_UP_TO: Final = 16  # machines
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One kernel: its work (flops, or bytes for layout), and its seconds."""
+
+    amount: float
+    seconds: float
+
+
+def calibrate(job: Job) -> Cluster:
+    """Measure the workers of a job, one machine for each; bounded in time. Machines get the names of `machine_names`."""
+    agents = job.agents
+    names = machine_names(agents)
+    hosts = job.coordinator.ask(agents, "tell host", Nothing(), Host)
+    kernels = _kernels(job, hosts)
+    links = _links(job)
+    among = [x for x in links.values() if x is not None]
+    machines = []
+    for i, name in enumerate(names):
+        sharing = [j for j, host in enumerate(hosts) if host.identity == hosts[i].identity]
+        mine = [x for pair, x in links.items() if i in pair] or among
+        machines.append(_machine(name, hosts[i], len(sharing), kernels[hosts[i].identity], mine))
+    return _joined(machines, {(names[i], names[j]): x for (i, j), x in links.items()})
+
+
+def machine_names(agents: Sequence[AgentHandle]) -> list[str]:
+    """m0, m1, ... in the order in which plans take the workers of a job."""
+    return [f"m{i}" for i in range(len(agents))]
+
+
+# -- kernels ----------------------------------------------------------------------------------------------------------
+def sample_plan() -> Plan:
+    """The sample program on one machine with one core."""
+    return compile(sample_graph(), Cluster.local(1, cores=1))
+
+
+def _kernels(job: Job, hosts: Sequence[Host]) -> dict[str, Measured]:
+    """Host -> what its first worker measured."""
+    plan = sample_plan()
+    first = {host.identity: agent for host, agent in reversed(list(zip(hosts, job.agents, strict=True)))}
+    order = MeasureKernels(raw_json(plan), KERNELS_S)
+    found = job.coordinator.ask(
+        first.values(), "measure kernels", order, Kernels, timeout_s=KERNELS_S + job.timeouts.start_s
+    )
+    return {identity: Measured(plan, kernels) for identity, kernels in zip(first, found, strict=True)}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The sample program's kernels on one core of a host."""
+
+    plan: Plan
+    kernels: Kernels
+
+    def samples(self) -> dict[str, list[Sample]]:
+        """Kind of work, or op -> its samples."""
+        found: dict[str, list[Sample]] = {}
+        for run, seconds in zip(self.plan.programs[0].instructions, self.kernels.seconds, strict=True):
+            if isinstance(run, Run) and seconds:
+                op = CATALOGUE[run.op]
+                amount = run.nbytes if op.work == "layout" else run.flops
+                for key in (op.work, op.name):
+                    found.setdefault(key, []).append(Sample(amount, seconds))
+        found.pop("other", None)
+        return found
+
+    def rates(self) -> list[Rate]:
+        """Per core. An op has a rate of its own where several sizes were seen."""
+        found = []
+        for key, samples in self.samples().items():
+            if len({s.amount for s in samples}) > 1:
+                per_s, overhead_s = line(samples)
+                found.append(Rate(work=key, per_s=per_s, overhead_s=overhead_s + self.kernels.dispatch_s))
+        return found
+
+
+def line(samples: Iterable[Sample]) -> tuple[float, float]:
+    """Amount per second, and seconds per call: a line through the samples, on which short ones count nearly as much as long ones."""
+    rows = [s for s in samples if s.seconds > 0]
+    amount, seconds = np.array([s.amount for s in rows], float), np.array([s.seconds for s in rows])
+    weight = seconds**-0.7  # -1 would be relative errors, 0 absolute ones
+    scaled = np.stack([weight, amount * weight], axis=1)
+    (overhead, slope), *_ = np.linalg.lstsq(scaled, seconds * weight, rcond=None)
+    if overhead < 0:
+        overhead, slope = 0.0, 1.0 / float(np.median(amount[amount > 0] / seconds[amount > 0]))
+    if slope <= 0:
+        largest = int(amount.argmax())
+        overhead, slope = float(seconds.min()), float(seconds[largest] / max(amount[largest], 1.0))
+    return float(1.0 / slope), float(overhead)
+
+
+# -- links ------------------------------------------------------------------------------------------------------------
+def _links(job: Job) -> dict[tuple[int, int], LinkTimes]:
+    """Pair of workers -> its link. One after the other, so that they do not disturb each other; in rounds where they are many."""
+    agents = job.agents
+    if len(agents) < 2:
+        return {}
+    addresses = job.coordinator.ask(agents, "be echo", BeEcho(job.listen_uri), Address)
+    rounds = _rounds(len(agents))
+    budget_s = min(ONE_LINK_S, LINKS_S / len(rounds))
+    found: dict[tuple[int, int], LinkTimes] = {}
+    for pairs in rounds:
+        answers = [
+            job.coordinator.order(
+                agents[i],
+                "measure link",
+                MeasureLink(addresses[j].address, job.listen_uri, budget_s),
+                timeout_s=budget_s + job.timeouts.start_s,
+            )
+            for i, j in pairs
+        ]
+        for pair, answer in zip(pairs, answers, strict=True):
+            found[pair] = answer.get(LinkTimes)[0]
+    job.coordinator.ask(agents, "be free", Nothing(), Nothing)
+    return found
+
+
+def _rounds(count: int) -> list[list[tuple[int, int]]]:
+    """All pairs: one by one while they are few; else in rounds in which nobody is twice (the circle method for tournaments)."""
+    if count * (count - 1) // 2 <= ALL_PAIRS_UP_TO:
+        return [[pair] for pair in combinations(range(count), 2)]
+    ring = [*range(count), *([-1] if count % 2 else [])]
+    rounds = []
+    for _ in range(len(ring) - 1):
+        half = len(ring) // 2
+        pairs = zip(ring[:half], reversed(ring[half:]), strict=True)
+        rounds.append([(min(p), max(p)) for p in pairs if -1 not in p])
+        ring = [ring[0], ring[-1], *ring[1:-1]]
+    return rounds
+
+
+# -- together ---------------------------------------------------------------------------------------------------------
+def _machine(name: str, host: Host, sharing: int, measured: Measured, links: Sequence[LinkTimes]) -> Machine:
+    """One of `sharing` machines on a host: it has its share of the cores, and all it does takes as much longer."""
+    cores = host.cores / sharing
+    slower = 1.0 / min(1.0, cores)
+    rates = tuple(
+        Rate(work=r.work, per_s=r.per_s * cores, overhead_s=r.overhead_s * slower) for r in measured.rates()
+    )
+    by_work: Mapping[str, Rate] = {r.work: r for r in rates}
+    calls = [r.overhead_s for r in rates]
+    told = {}
+    if links:
+        told = {
+            "message_s": statistics.median(x.message_s for x in links),
+            "message_bytes_per_s": statistics.median(x.core_bytes_per_s for x in links),
+        }
+    return Machine(
+        name=name,
+        cores=cores,
+        flops=by_work["product"].per_s,
+        bytes_per_s=measured.kernels.copy_bytes_per_s * cores,
+        memory_bytes=host.memory_bytes // sharing,
+        overhead_s=statistics.median(calls),
+        host=host.identity if sharing > 1 else "",
+        rates=rates,
+        **told,
+    )
+
+
+def _joined(machines: Sequence[Machine], links: Mapping[tuple[str, str], LinkTimes]) -> Cluster:
+    """The usual link for all, and those that differ from it by themselves."""
+    if not links:
+        return Cluster(machines=tuple(machines))
+    every = {pair: _link(x) for pair, x in links.items()}
+    usual = Link(
+        statistics.median(x.bytes_per_s for x in every.values()), statistics.median(x.latency_s for x in every.values())
+    )
+    between: dict[tuple[str, str], Link] = {}
+    for (a, b), x in every.items():
+        if abs(x.bytes_per_s - usual.bytes_per_s) > SAME * usual.bytes_per_s:
+            between[a, b] = between[b, a] = x
+    return Cluster(machines=tuple(machines), default_link=usual, links=between)
+
+
+def _link(x: LinkTimes) -> Link:
+    """What is left of a small frame's way when the work of both ends is taken off; the slower of both directions."""
+    return Link(min(x.out_bytes_per_s, x.in_bytes_per_s), max(0.0, x.one_way_s - 2 * x.message_s))
