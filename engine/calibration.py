@@ -23,10 +23,12 @@ from rainshed.runtime.cluster.agent import raw_json
 from rainshed.runtime.cluster.coordinator import AgentHandle
 from rainshed.runtime.cluster.job import Job
 from rainshed.runtime.cluster.links import LinkTimes
-from rainshed.runtime.cluster.orders import Address, BeEcho, MeasureKernels, MeasureLink, Nothing
+from rainshed.runtime.cluster.orders import Address, Crowded, MeasureKernels, MeasureLink, Nothing
 from rainshed.runtime.measure import Host, Kernels
 
-KERNELS_S: Final = 6.0  # all hosts at once, one machine on each
+KERNELS_S: Final = 4.0  # all hosts at once, one machine on each
+CROWDED_S: Final = 2.0  # all machines at once
+LEAST_CORES: Final = 0.5  # a host that seems to have less was disturbed
 LINKS_S: Final = 8.0  # all links together
 ONE_LINK_S: Final = 0.8
 SAME: Final = 0.1  # links that differ by less from the usual one are not written by themselves
@@ -53,7 +55,8 @@ def calibrate(job: Job) -> Cluster:
     for i, name in enumerate(names):
         sharing = [j for j, host in enumerate(hosts) if host.identity == hosts[i].identity]
         mine = [x for pair, x in links.items() if i in pair] or among
-        machines.append(_machine(name, hosts[i], len(sharing), kernels[hosts[i].identity], mine))
+        measured = kernels[hosts[i].identity]
+        machines.append(_machine(name, hosts[i], len(sharing), measured, mine))
     return _joined(machines, {(names[i], names[j]): x for (i, j), x in links.items()})
 
 
@@ -69,22 +72,44 @@ def sample_plan() -> Plan:
 
 
 def _kernels(job: Job, hosts: Sequence[Host]) -> dict[str, Measured]:
-    """Host -> what its first worker measured."""
+    """Host -> what its first worker measured alone, and what all of them together do of it at the same time."""
     plan = sample_plan()
+    raw, limit_s = raw_json(plan), KERNELS_S + job.timeouts.start_s
     first = {host.identity: agent for host, agent in reversed(list(zip(hosts, job.agents, strict=True)))}
-    order = MeasureKernels(raw_json(plan), KERNELS_S)
-    found = job.coordinator.ask(
-        first.values(), "measure kernels", order, Kernels, timeout_s=KERNELS_S + job.timeouts.start_s
+    order = MeasureKernels(raw, KERNELS_S)
+    alone = dict(
+        zip(first, job.coordinator.ask(first.values(), "measure kernels", order, Kernels, timeout_s=limit_s), strict=True)
     )
-    return {identity: Measured(plan, kernels) for identity, kernels in zip(first, found, strict=True)}
+    count = {identity: sum(host.identity == identity for host in hosts) for identity in first}
+    threads = {host.identity: max(1, host.cores // count[host.identity]) for host in hosts}
+    answers = [
+        job.coordinator.order(
+            agent, "measure kernels", MeasureKernels(raw, CROWDED_S, threads[host.identity]), timeout_s=limit_s
+        )
+        for host, agent in zip(hosts, job.agents, strict=True)
+    ]
+    crowded: dict[str, list[float]] = {}
+    for host, answer in zip(hosts, answers, strict=True):
+        crowded.setdefault(host.identity, []).append(answer.get(Crowded)[0].round_s)
+    found = {}
+    for host in hosts:
+        own = alone[host.identity]
+        at_once = count[host.identity] * threads[host.identity]
+        cores = at_once * own.round_s / statistics.fmean(crowded[host.identity])
+        found[host.identity] = Measured(plan, own, min(max(cores, LEAST_CORES), float(min(at_once, host.cores))))
+    return found
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The sample program's kernels on one core of a host."""
+    """The sample program's kernels on one core of a host.
+
+    Processors that share a core's parts, or the memory, are slower together than alone: so `cores` may be less than there are.
+    """
 
     plan: Plan
     kernels: Kernels
+    cores: float  # how many times as much as one thread alone all its processors do together
 
     def samples(self) -> dict[str, list[Sample]]:
         """Kind of work, or op -> its samples."""
@@ -129,7 +154,7 @@ def _links(job: Job) -> dict[tuple[int, int], LinkTimes]:
     agents = job.agents
     if len(agents) < 2:
         return {}
-    addresses = job.coordinator.ask(agents, "be echo", BeEcho(job.listen_uri), Address)
+    addresses = job.coordinator.ask(agents, "be echo", Nothing(), Address)
     rounds = _rounds(len(agents))
     budget_s = min(ONE_LINK_S, LINKS_S / len(rounds))
     found: dict[tuple[int, int], LinkTimes] = {}
@@ -138,7 +163,7 @@ def _links(job: Job) -> dict[tuple[int, int], LinkTimes]:
             job.coordinator.order(
                 agents[i],
                 "measure link",
-                MeasureLink(addresses[j].address, job.listen_uri, budget_s),
+                MeasureLink(addresses[j].address, budget_s),
                 timeout_s=budget_s + job.timeouts.start_s,
             )
             for i, j in pairs
@@ -166,7 +191,7 @@ def _rounds(count: int) -> list[list[tuple[int, int]]]:
 # -- together ---------------------------------------------------------------------------------------------------------
 def _machine(name: str, host: Host, sharing: int, measured: Measured, links: Sequence[LinkTimes]) -> Machine:
     """One of `sharing` machines on a host: it has its share of the cores, and all it does takes as much longer."""
-    cores = host.cores / sharing
+    cores = measured.cores / sharing
     slower = 1.0 / min(1.0, cores)
     rates = tuple(
         Rate(work=r.work, per_s=r.per_s * cores, overhead_s=r.overhead_s * slower) for r in measured.rates()

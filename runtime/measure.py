@@ -7,6 +7,7 @@ import socket
 import statistics
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from rainshed.runtime.loaded import Loaded
 
 COPY_NBYTES: Final = 1 << 25  # well beyond any cache, and quick
 MIN_ROUNDS: Final = 3
-MAX_ROUNDS: Final = 200
+MAX_ROUNDS: Final = 10_000
 CHAIN: Final = 300  # instructions
 
 
@@ -37,14 +38,16 @@ class Host(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Kernels(Struct, frozen=True, forbid_unknown_fields=True):
-    """Medians, on one core.
+    """What one thread took.
 
-    seconds           of each instruction of the program, in order; 0 for those that are no kernels
+    seconds           of each instruction of the program, in order, medians; 0 for those that are no kernels
+    round_s           of all of them, the mean: it holds what others took of the processor
     dispatch_s        what the runtime adds to each instruction
     copy_bytes_per_s  of memory: bytes read and bytes written
     """
 
     seconds: tuple[float, ...]
+    round_s: float
     dispatch_s: float
     copy_bytes_per_s: float
 
@@ -73,37 +76,49 @@ def measure_kernels(program: Program, ops: Mapping[str, Op], budget_s: float) ->
 
     They run in the order of the list, so that each finds the caches as it will in a step.
     """
-    feeds = _feeds(program)
+    times, round_s = _rounds(_loaded(program, ops).calls, budget_s)
+    return Kernels(tuple(times), round_s, dispatch_rate(ops), copy_rate())
+
+
+def round_seconds(program: Program, ops: Mapping[str, Op], budget_s: float, threads: int) -> float:
+    """The mean time of a round of a program's kernels when so many threads do it at once, each by itself, for `budget_s`."""
+    loaded = [_loaded(program, ops) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        return statistics.fmean(pool.map(lambda one: _rounds(one.calls, budget_s)[1], loaded))
+
+
+def _loaded(program: Program, ops: Mapping[str, Op]) -> Loaded:
     loaded = Loaded(program, ops)
     loaded.init_variables(0)
-    loaded.feed(0, feeds)
-    with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
-        times = _rounds(loaded.calls, budget_s)
-    return Kernels(tuple(times), dispatch_rate(ops), copy_rate())
+    loaded.feed(0, _feeds(program))
+    return loaded
 
 
-def _rounds(calls: list[Call | None], budget_s: float) -> list[float]:
-    """The median time of each call; the first round only warms up."""
+def _rounds(calls: list[Call | None], budget_s: float) -> tuple[list[float], float]:
+    """The median time of each call, and the mean of a round; the first round only warms up."""
     seen: list[list[float]] = [[] for _ in calls]
     now, rounds = time.perf_counter, 0
-    end = now() + budget_s
-    while rounds <= MIN_ROUNDS or (now() < end and rounds <= MAX_ROUNDS):
-        for i, call in enumerate(calls):
-            if call is not None:
-                started = now()
-                call()
-                if rounds:
-                    seen[i].append(now() - started)
-        rounds += 1
-    return [statistics.median(times) if times else 0.0 for times in seen]
+    with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
+        began = now()
+        end = began + budget_s
+        while rounds <= MIN_ROUNDS or (now() < end and rounds <= MAX_ROUNDS):
+            for i, call in enumerate(calls):
+                if call is not None:
+                    started = now()
+                    call()
+                    if rounds:
+                        seen[i].append(now() - started)
+            if not rounds:
+                began = now()
+            rounds += 1
+        round_s = (now() - began) / (rounds - 1)
+    return [statistics.median(times) if times else 0.0 for times in seen], round_s
 
 
 def dispatch_rate(ops: Mapping[str, Op]) -> float:
     """Seconds that the executor adds to each instruction: a chain of the smallest kernels, beside the kernels themselves."""
     program = _chain()
-    loaded = Loaded(program, ops)
-    with np.errstate(all="ignore"):
-        alone = sum(_rounds(loaded.calls, 0.1))
+    alone = sum(_rounds(Loaded(program, ops).calls, 0.1)[0])
     x = {"x": np.ones(4, np.float32)}
     times: list[float] = []
     with Executor(program, ops=ops, options=Options(threads=1)) as executor:
