@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from rainshed.compiler.machines import Cluster, Machine, Unit
+from rainshed.compiler.machines import Cluster, Machine, Rate, Unit
 from rainshed.ops.ir import Device, Node
 from rainshed.ops.op import Op
 
@@ -15,28 +14,25 @@ WEIGHTLESS = frozenset({"input", "variable", "constant", "step", "send", "recv",
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast a machine's host is at one op."""
+    """How fast a machine's host is at one op. `rate`: as measured; None: nobody has, and the machine's own figures are all there is."""
 
-    flops: float  # per second; inf where only bytes count
-    bytes_per_s: float
-    overhead_s: float  # per call
+    machine: Machine
+    rate: Rate | None
 
     def seconds(self, flops: float, nbytes: float, calls: int = 1) -> float:
-        """Of so many calls together: the slower of computing and of moving their bytes, and the overheads.
+        """Of so many calls together. Measured: their parts added. Not measured: the slower of computing and of moving bytes, and the calls.
 
         Source  Williams, Waterman, Patterson 2009, "Roofline"
         """
-        return max(flops / self.flops, nbytes / self.bytes_per_s) + calls * self.overhead_s
+        rate, machine = self.rate, self.machine
+        if rate is None:
+            return max(flops / machine.flops, nbytes / machine.bytes_per_s) + calls * machine.overhead_s
+        return flops / rate.flops_per_s + nbytes / rate.bytes_per_s + calls * rate.overhead_s
 
 
 def pace(machine: Machine, op: Op) -> Pace:
     """The measured rate of the op or of its kind of work; where there is none, that of the machine."""
-    rate = machine.rate(op.name, op.work)
-    if rate is None:
-        return Pace(machine.flops, machine.bytes_per_s, machine.overhead_s)
-    if op.work == "layout":
-        return Pace(math.inf, rate.per_s, rate.overhead_s)
-    return Pace(rate.per_s, machine.bytes_per_s, rate.overhead_s)
+    return Pace(machine, machine.rate(op.name, op.work))
 
 
 def unit_seconds(unit: Unit, flops: float, nbytes: float) -> float:

@@ -39,11 +39,15 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """How fast a machine's kernels of one kind are: `work` is a kind of work, or the name of one op, which then comes first."""
+    """How fast a machine's kernels of one kind are: `work` is a kind of work, or the name of one op, which then comes first.
+
+    A call takes overhead_s + flops / flops_per_s + bytes of memory traffic / bytes_per_s, of all cores together.
+    """
 
     work: str  # "product", ..., or "conv2d"
-    per_s: float  # flops of all cores together; bytes of memory traffic for "layout" and its ops
-    overhead_s: float  # per call
+    flops_per_s: float
+    bytes_per_s: float
+    overhead_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +206,7 @@ class Cluster:
 
 _UNIT = ("name", "flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s", "overhead_s")
 _UNIT_NEEDS = _UNIT[:4]
-_RATE = ("work", "per_s", "overhead_s")
+_RATE = ("work", "flops_per_s", "bytes_per_s", "overhead_s")
 _MACHINE = (
     "name", "cores", "flops", "bytes_per_s", "memory_bytes", "overhead_s", "message_s", "message_bytes_per_s", "host", "rates", "units"
 )  # fmt: skip
@@ -252,7 +256,8 @@ def _check_rates(m: Machine) -> None:
             raise ClusterError(f"{where}: work is a kind or an op's name", kinds=", ".join(WORKS))
         if works.count(r.work) > 1:
             raise ClusterError(f"{where}: stands there twice")
-        _positive(r.per_s, f"{where}: per_s")
+        _positive(r.flops_per_s, f"{where}: flops_per_s")
+        _positive(r.bytes_per_s, f"{where}: bytes_per_s")
         _not_negative(r.overhead_s, f"{where}: overhead_s")
 
 

@@ -7,8 +7,8 @@ line through the times of a kind, or of one op, gives its rate and its overhead 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
 
@@ -31,15 +31,17 @@ CROWDED_S: Final = 2.0  # all machines at once
 LEAST_CORES: Final = 0.5  # a host that seems to have less was disturbed
 LINKS_S: Final = 8.0  # all links together
 ONE_LINK_S: Final = 0.8
+FREE_PER_S: Final = 1e15  # where a part of the cost is nothing
 SAME: Final = 0.1  # links that differ by less from the usual one are not written by themselves
 ALL_PAIRS_UP_TO: Final = 16  # machines
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One kernel: its work (flops, or bytes for layout), and its seconds."""
+    """One kernel: its work, and its seconds."""
 
-    amount: float
+    flops: float
+    nbytes: float
     seconds: float
 
 
@@ -117,35 +119,36 @@ class Measured:
         for run, seconds in zip(self.plan.programs[0].instructions, self.kernels.seconds, strict=True):
             if isinstance(run, Run) and seconds:
                 op = CATALOGUE[run.op]
-                amount = run.nbytes if op.work == "layout" else run.flops
                 for key in (op.work, op.name):
-                    found.setdefault(key, []).append(Sample(amount, seconds))
+                    found.setdefault(key, []).append(Sample(run.flops, run.nbytes, seconds))
         found.pop("other", None)
         return found
 
     def rates(self) -> list[Rate]:
         """Per core. An op has a rate of its own where several sizes were seen."""
-        found = []
-        for key, samples in self.samples().items():
-            if len({s.amount for s in samples}) > 1:
-                per_s, overhead_s = line(samples)
-                found.append(Rate(work=key, per_s=per_s, overhead_s=overhead_s + self.kernels.dispatch_s))
-        return found
+        rates = [fit(k, samples) for k, samples in self.samples().items() if len({s.nbytes for s in samples}) > 2]
+        return [replace(r, overhead_s=r.overhead_s + self.kernels.dispatch_s) for r in rates]
 
 
-def line(samples: Iterable[Sample]) -> tuple[float, float]:
-    """Amount per second, and seconds per call: a line through the samples, on which short ones count nearly as much as long ones."""
-    rows = [s for s in samples if s.seconds > 0]
-    amount, seconds = np.array([s.amount for s in rows], float), np.array([s.seconds for s in rows])
+def fit(work: str, samples: Sequence[Sample]) -> Rate:
+    """The rate that explains the samples best: none of its three parts below zero, short samples counting nearly as much as long ones."""
+    seconds = np.array([s.seconds for s in samples])
     weight = seconds**-0.7  # -1 would be relative errors, 0 absolute ones
-    scaled = np.stack([weight, amount * weight], axis=1)
-    (overhead, slope), *_ = np.linalg.lstsq(scaled, seconds * weight, rcond=None)
-    if overhead < 0:
-        overhead, slope = 0.0, 1.0 / float(np.median(amount[amount > 0] / seconds[amount > 0]))
-    if slope <= 0:
-        largest = int(amount.argmax())
-        overhead, slope = float(seconds.min()), float(seconds[largest] / max(amount[largest], 1.0))
-    return float(1.0 / slope), float(overhead)
+    columns = np.array([(1.0, s.flops, s.nbytes) for s in samples]) * weight[:, None]
+    best, parts = np.inf, np.zeros(3)
+    for chosen in (c for n in (1, 2, 3) for c in combinations(range(3), n)):  # three unknowns: every set of those above zero
+        found, *_ = np.linalg.lstsq(columns[:, chosen], seconds * weight, rcond=None)
+        error = float(np.square(columns[:, chosen] @ found - seconds * weight).sum())
+        if error < best and (found >= 0).all():
+            best, parts = error, np.zeros(3)
+            parts[list(chosen)] = found
+    overhead, per_flop, per_byte = (float(x) for x in parts)
+    return Rate(
+        work=work,
+        flops_per_s=1 / max(per_flop, 1 / FREE_PER_S),
+        bytes_per_s=1 / max(per_byte, 1 / FREE_PER_S),
+        overhead_s=overhead,
+    )
 
 
 # -- links ------------------------------------------------------------------------------------------------------------
@@ -194,7 +197,13 @@ def _machine(name: str, host: Host, sharing: int, measured: Measured, links: Seq
     cores = measured.cores / sharing
     slower = 1.0 / min(1.0, cores)
     rates = tuple(
-        Rate(work=r.work, per_s=r.per_s * cores, overhead_s=r.overhead_s * slower) for r in measured.rates()
+        Rate(
+            work=r.work,
+            flops_per_s=r.flops_per_s * cores,
+            bytes_per_s=r.bytes_per_s * cores,
+            overhead_s=r.overhead_s * slower,
+        )
+        for r in measured.rates()
     )
     by_work: Mapping[str, Rate] = {r.work: r for r in rates}
     calls = [r.overhead_s for r in rates]
@@ -207,7 +216,7 @@ def _machine(name: str, host: Host, sharing: int, measured: Measured, links: Seq
     return Machine(
         name=name,
         cores=cores,
-        flops=by_work["product"].per_s,
+        flops=by_work["product"].flops_per_s,
         bytes_per_s=measured.kernels.copy_bytes_per_s * cores,
         memory_bytes=host.memory_bytes // sharing,
         overhead_s=statistics.median(calls),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rainshed.engine.graph import graph
 from rainshed.engine.layers import conv2d, dense, flatten, local2d, max_pool2d
-from rainshed.engine.optimizers import Adagrad
-from rainshed.ops.elementwise import relu
+from rainshed.engine.optimizers import SGD
+from rainshed.ops.elementwise import exp, relu, sqrt, square, tanh
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.layout import concat, permute_dims
 from rainshed.ops.reduce import mean
@@ -14,8 +14,8 @@ from rainshed.ops.source import input
 
 # batch and size of each piece: from where the call is all to where it is nothing
 DENSE = ((4, 16), (32, 128), (128, 512), (64, 1024))
-IMAGES = ((2, 8, 4), (8, 16, 8), (16, 24, 16))
-LOCAL = ((4, 6, 2), (16, 8, 8), (32, 12, 8))
+IMAGES = ((2, 8, 4), (8, 16, 8), (16, 24, 16), (8, 12, 48))
+LOCAL = ((4, 6, 2), (16, 8, 8), (32, 16, 4), (32, 8, 16))
 
 
 def sample_graph() -> Graph:
@@ -26,7 +26,7 @@ def sample_graph() -> Graph:
     total = losses[0]
     for loss in losses[1:]:
         total = total + loss
-    return graph(loss=total, optimizer=Adagrad(0.01))
+    return graph(loss=total, optimizer=SGD(0.01))
 
 
 def _dense(name: str, batch: int, size: int) -> Node:
@@ -36,6 +36,7 @@ def _dense(name: str, batch: int, size: int) -> Node:
     half = size // 2
     h = concat([h[:, half:], h[:, :half]], axis=1)
     h = dense(h, size, activation=relu, name=f"{name}_2")
+    h = h + 0.1 * tanh(h) + square(h) / (sqrt(square(h) + 1.0) + exp(-square(h)))
     return mean(softmax_cross_entropy(h, label))
 
 
@@ -43,7 +44,7 @@ def _images(name: str, batch: int, side: int, channels: int) -> Node:
     x = input(f"{name}_x", (batch, side, side, channels))
     h = conv2d(x, channels, 3, activation=relu, name=f"{name}_1")
     h = max_pool2d(h, 2)
-    h = conv2d(h, 2 * channels, 3, activation=relu, name=f"{name}_2")
+    h = conv2d(h, channels + 8, 3, activation=relu, name=f"{name}_2")
     return mean(permute_dims(h, axes=(0, 3, 1, 2)))
 
 

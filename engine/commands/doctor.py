@@ -98,7 +98,7 @@ def summary(cluster: Cluster) -> str:
     rows = []
     for m in cluster.machines:
         by_work = {r.work: r for r in m.rates}
-        rates = ", ".join(f"{w} {by_work[w].per_s / 1e9:.3g}" for w in ("product", "convolution", "elementwise", "reduction") if w in by_work)
+        rates = ", ".join(f"{w} {by_work[w].flops_per_s / 1e9:.3g}" for w in ("product", "convolution", "elementwise", "reduction") if w in by_work)
         rows.append(f"{m.name}: {m.cores:g} cores; Gflop/s: {rates}; memory {m.bytes_per_s / 1e9:.3g} GB/s")
     pairs = {("every pair", ""): cluster.default_link, **{p: x for p, x in cluster.links.items() if p[0] < p[1]}}
     for pair, link in pairs.items() if len(cluster.machines) > 1 else ():

@@ -59,7 +59,10 @@ class _End:
 
 
 class Echo(_End):
-    """Answers every frame by one of the size that it asks for. The handler of an endpoint."""
+    """Answers every frame by one of the size that it asks for. The handler of an endpoint.
+
+    Another thread answers than the one that reads: so the time holds the hand-over that a value goes through in a step, too.
+    """
 
     def __init__(self, timeouts: Timeouts) -> None:
         super().__init__(timeouts)
@@ -72,11 +75,7 @@ class Echo(_End):
 
     def received(self, channel: Channel, message: Message, payload: memoryview) -> None:
         assert isinstance(message, Value)  # `buffer` lets nothing else in
-        reply = Value(0, message.key)
-        if message.step <= SMALL_NBYTES:
-            channel.send(reply, [self._zeros[: message.step]], timeout_s=self._timeouts.rpc_s)
-        else:
-            self._outboxes[channel].put(reply, self._zeros[: message.step], _ignore)
+        self._outboxes[channel].put(Value(0, message.key), self._zeros[: message.step], _ignore)
 
     def lost(self, channel: Channel, error: RainshedError | None) -> None:
         with self._lock:
