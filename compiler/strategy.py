@@ -55,6 +55,7 @@ class Search:
         self.readers = users(graph.nodes())
         self.facts = {n: self._facts(n) for n in self.nodes}
         self.chosen: dict[Node, Option] = {}
+        self.ends: dict[str, dict[Node, Option]] = {}  # what was chosen from each start
         self.stored = self._stored()
         self.stores: dict[Node, list[Node]] = {}
         for value, variable in self.stored.items():
@@ -290,4 +291,5 @@ def choose_layouts(graph: Graph, setting: Setting) -> dict[Node, Layout]:
     search.start(STRATEGIES[setting.strategy])
     if setting.strategy not in AS_STARTED:
         search.improve()
+    search.ends[setting.strategy] = dict(search.chosen)
     return {node: one.layout for node, one in search.chosen.items()}

@@ -15,7 +15,7 @@ from rainshed.ops.source import input
 # batch and size of each piece: from where the call is all to where it is nothing
 DENSE = ((4, 16), (32, 128), (128, 512), (64, 1024))
 IMAGES = ((2, 8, 4), (8, 16, 8), (16, 24, 16), (8, 12, 48))
-LOCAL = ((4, 6, 2), (16, 8, 8), (32, 16, 4), (32, 8, 16))
+LOCAL = ((4, 6, 2), (16, 8, 8), (32, 16, 8), (32, 8, 16))
 
 
 def sample_graph() -> Graph:
