@@ -200,11 +200,12 @@ def _ends(value: int, reading: Mapping[int, list[Run]]) -> Iterable[str]:
 
 def _gathered(plan: Plan, transfers: Iterable[Transfer], pieces: Mapping[str, tuple[Piece, ...]]) -> tuple[str, ...]:
     """Values of which at least two machines, and all that do not have it, end up with everything: each needs a reason."""
-    size, own, got = {}, {}, {}
+    makers = {(of, x.machine, x.box) for of, all_of in pieces.items() for x in all_of if x.op not in CARRIERS}
+    own: dict[tuple[str, str, Box | None], int] = {}
     for p in plan.programs:
-        for v in p.values:
-            if v.place != FED and v.box is not None and any(v.box == x.box and x.machine == p.machine for x in pieces.get(v.of, ())):
-                own[v.of, p.machine, v.box] = v.nbytes
+        own |= {key: v.nbytes for v in p.values if v.place != FED and (key := (v.of, p.machine, v.box)) in makers}
+    size: dict[str, int] = {}
+    got: dict[tuple[str, str], int] = {}
     for (of, _, _), nbytes in own.items():
         size[of] = size.get(of, 0) + nbytes
     for t in transfers:
