@@ -14,23 +14,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from rainshed.compiler.machines import Cluster, Link, Machine, Rate
+from rainshed.compiler.machines import FLOPS_PER_CORE, Cluster, Link, Machine, Rate
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan, Run
 from rainshed.engine.calibration_sample import sample_graph
 from rainshed.ops import CATALOGUE
+from rainshed.ops.ir import Graph
 from rainshed.runtime.cluster.agent import raw_json
-from rainshed.runtime.cluster.coordinator import AgentHandle
 from rainshed.runtime.cluster.job import Job
 from rainshed.runtime.cluster.links import LinkTimes
 from rainshed.runtime.cluster.orders import Address, Crowded, MeasureKernels, MeasureLink, Nothing
 from rainshed.runtime.measure import Host, Kernels
 
-KERNELS_S: Final = 4.0  # all hosts at once, one machine on each
-CROWDED_S: Final = 2.0  # all machines at once
 LEAST_CORES: Final = 0.5  # a host that seems to have less was disturbed
-LINKS_S: Final = 8.0  # all links together
-ONE_LINK_S: Final = 0.8
+SECONDS: Final = 12.0  # of measuring
+ALONE, CROWDED = 1 / 3, 1 / 6  # shares of it: kernels on one machine of each host, and on all at once; the rest is for links
+ONE_LINK_S: Final = 0.8  # more makes it no better
 FREE_PER_S: Final = 1e15  # where a part of the cost is nothing
 SAME: Final = 0.1  # links that differ by less from the usual one are not written by themselves
 ALL_PAIRS_UP_TO: Final = 16  # machines
@@ -45,13 +44,16 @@ class Sample:
     seconds: float
 
 
-def calibrate(job: Job) -> Cluster:
-    """Measure the workers of a job, one machine for each; bounded in time. Machines get the names of `machine_names`."""
+def calibrate(job: Job, seconds: float = SECONDS, sample: Graph | None = None) -> Cluster:
+    """Measure the workers of a job for about so long; one machine for each: m0, m1, ... in the order in which plans take them.
+
+    sample  whose kernels are measured; by default that of calibration_sample.py
+    """
     agents = job.agents
-    names = machine_names(agents)
+    names = [f"m{i}" for i in range(len(agents))]
     hosts = job.coordinator.ask(agents, "tell host", Nothing(), Host)
-    kernels = _kernels(job, hosts)
-    links = _links(job)
+    kernels = _kernels(job, hosts, seconds, sample_plan(sample or sample_graph()))
+    links = _links(job, seconds * (1 - ALONE - CROWDED))
     among = [x for x in links.values() if x is not None]
     machines = []
     for i, name in enumerate(names):
@@ -62,23 +64,17 @@ def calibrate(job: Job) -> Cluster:
     return _joined(machines, {(names[i], names[j]): x for (i, j), x in links.items()})
 
 
-def machine_names(agents: Sequence[AgentHandle]) -> list[str]:
-    """m0, m1, ... in the order in which plans take the workers of a job."""
-    return [f"m{i}" for i in range(len(agents))]
-
-
 # -- kernels ----------------------------------------------------------------------------------------------------------
-def sample_plan() -> Plan:
+def sample_plan(graph: Graph) -> Plan:
     """The sample program on one machine with one core."""
-    return compile(sample_graph(), Cluster.local(1, cores=1))
+    return compile(graph, Cluster.local(1, cores=1))
 
 
-def _kernels(job: Job, hosts: Sequence[Host]) -> dict[str, Measured]:
+def _kernels(job: Job, hosts: Sequence[Host], seconds: float, plan: Plan) -> dict[str, Measured]:
     """Host -> what its first worker measured alone, and what all of them together do of it at the same time."""
-    plan = sample_plan()
-    raw, limit_s = raw_json(plan), KERNELS_S + job.timeouts.start_s
+    raw, limit_s = raw_json(plan), seconds + job.timeouts.start_s
     first = {host.identity: agent for host, agent in reversed(list(zip(hosts, job.agents, strict=True)))}
-    order = MeasureKernels(raw, KERNELS_S)
+    order = MeasureKernels(raw, seconds * ALONE)
     alone = dict(
         zip(first, job.coordinator.ask(first.values(), "measure kernels", order, Kernels, timeout_s=limit_s), strict=True)
     )
@@ -86,7 +82,7 @@ def _kernels(job: Job, hosts: Sequence[Host]) -> dict[str, Measured]:
     threads = {host.identity: max(1, host.cores // count[host.identity]) for host in hosts}
     answers = [
         job.coordinator.order(
-            agent, "measure kernels", MeasureKernels(raw, CROWDED_S, threads[host.identity]), timeout_s=limit_s
+            agent, "measure kernels", MeasureKernels(raw, seconds * CROWDED, threads[host.identity]), timeout_s=limit_s
         )
         for host, agent in zip(hosts, job.agents, strict=True)
     ]
@@ -152,14 +148,14 @@ def fit(work: str, samples: Sequence[Sample]) -> Rate:
 
 
 # -- links ------------------------------------------------------------------------------------------------------------
-def _links(job: Job) -> dict[tuple[int, int], LinkTimes]:
+def _links(job: Job, seconds: float) -> dict[tuple[int, int], LinkTimes]:
     """Pair of workers -> its link. One after the other, so that they do not disturb each other; in rounds where they are many."""
     agents = job.agents
     if len(agents) < 2:
         return {}
     addresses = job.coordinator.ask(agents, "be echo", Nothing(), Address)
     rounds = _rounds(len(agents))
-    budget_s = min(ONE_LINK_S, LINKS_S / len(rounds))
+    budget_s = min(ONE_LINK_S, seconds / len(rounds))
     found: dict[tuple[int, int], LinkTimes] = {}
     for pairs in rounds:
         answers = [
@@ -205,8 +201,7 @@ def _machine(name: str, host: Host, sharing: int, measured: Measured, links: Seq
         )
         for r in measured.rates()
     )
-    by_work: Mapping[str, Rate] = {r.work: r for r in rates}
-    calls = [r.overhead_s for r in rates]
+    product = next((r.flops_per_s for r in rates if r.work == "product"), FLOPS_PER_CORE * cores)
     told = {}
     if links:
         told = {
@@ -216,10 +211,10 @@ def _machine(name: str, host: Host, sharing: int, measured: Measured, links: Seq
     return Machine(
         name=name,
         cores=cores,
-        flops=by_work["product"].flops_per_s,
+        flops=product,
         bytes_per_s=measured.kernels.copy_bytes_per_s * cores,
         memory_bytes=host.memory_bytes // sharing,
-        overhead_s=statistics.median(calls),
+        overhead_s=statistics.median(r.overhead_s for r in rates),
         host=host.identity if sharing > 1 else "",
         rates=rates,
         **told,

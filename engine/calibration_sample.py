@@ -18,11 +18,11 @@ IMAGES = ((2, 8, 4), (8, 16, 8), (16, 24, 16), (8, 12, 48))
 LOCAL = ((4, 6, 2), (16, 8, 8), (32, 16, 8), (32, 8, 16))
 
 
-def sample_graph() -> Graph:
-    """One step of training of several small networks at once."""
-    losses = [_dense(f"dense{i}", *size) for i, size in enumerate(DENSE)]
-    losses += [_images(f"images{i}", *size) for i, size in enumerate(IMAGES)]
-    losses += [_local(f"local{i}", *size) for i, size in enumerate(LOCAL)]
+def sample_graph(sizes: int = 4) -> Graph:
+    """One step of training of several small networks at once; of each kind, so many sizes."""
+    losses = [_dense(f"dense{i}", *size) for i, size in enumerate(DENSE[:sizes])]
+    losses += [_images(f"images{i}", *size) for i, size in enumerate(IMAGES[:sizes])]
+    losses += [_local(f"local{i}", *size) for i, size in enumerate(LOCAL[:sizes])]
     total = losses[0]
     for loss in losses[1:]:
         total = total + loss

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from rainshed.compiler.cluster_file import cluster_toml
 from rainshed.compiler.machines import Cluster
-from rainshed.engine.calibration import calibrate
+from rainshed.engine.calibration import SECONDS, calibrate
 from rainshed.engine.commands.common import FAILED, OK, positive, print_json, say
 from rainshed.engine.commands.files import writable, write_text
 from rainshed.engine.doctor import Finding, State, examine
@@ -37,6 +37,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--machines", type=positive, metavar="N", help="workers to measure (1)")
     parser.add_argument(
         "--listen", metavar="URI", help="wait here for `rainshed worker --join`, such as tcp://10.0.0.1:7700"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, metavar="S", help=f"about how long to measure ({SECONDS:g})"
     )
     parser.add_argument("--job", default="job", help="the job's name, for workers that join (job)")
 
@@ -67,6 +70,8 @@ def text(findings: list[Finding]) -> str:
 
 
 def _calibrate(args: Any) -> int:
+    if not 0 < args.seconds < 1000:
+        raise UsageError(f"--seconds is a time above 0; found {args.seconds}")
     writable([args.output])
     count = args.machines or 1
     options = JobOptions(
@@ -78,7 +83,7 @@ def _calibrate(args: Any) -> int:
     )
     started = time.perf_counter()
     with Job(count, options) as job:
-        cluster = calibrate(job)
+        cluster = calibrate(job, args.seconds)
     took = time.perf_counter() - started
     words = cluster_toml(cluster, "Measured by `rainshed doctor --calibrate`. Rates are per second and machine.")
     if args.output:
@@ -98,7 +103,7 @@ def summary(cluster: Cluster) -> str:
     rows = []
     for m in cluster.machines:
         by_work = {r.work: r for r in m.rates}
-        rates = ", ".join(f"{w} {by_work[w].flops_per_s / 1e9:.3g}" for w in ("product", "convolution", "elementwise", "reduction") if w in by_work)
+        rates = ", ".join(f"{w} {by_work[w].flops_per_s / 1e9:.3g}" for w in ("product", "convolution") if w in by_work)
         rows.append(f"{m.name}: {m.cores:g} cores; Gflop/s: {rates}; memory {m.bytes_per_s / 1e9:.3g} GB/s")
     pairs = {("every pair", ""): cluster.default_link, **{p: x for p, x in cluster.links.items() if p[0] < p[1]}}
     for pair, link in pairs.items() if len(cluster.machines) > 1 else ():
