@@ -82,7 +82,7 @@ def feeds_of(plan: Plan) -> dict[str, np.ndarray]:
             found[feed.name] = (
                 generator.integers(0, 10, feed.whole, dtype=np.int32)
                 if small
-                else generator.normal(0, 0.1, feed.whole).astype(np.float32)  # small: no loss runs off to where numbers are denormal
+                else generator.normal(0, 0.1, feed.whole).astype(np.float32)  # small, so that nothing becomes denormal
             )
     return found
 

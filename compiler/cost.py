@@ -14,13 +14,13 @@ WEIGHTLESS = frozenset({"input", "variable", "constant", "step", "send", "recv",
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast a machine's host is at one op. `rate`: as measured; None: nobody has, and the machine's own figures are all there is."""
+    """How fast a machine's host is at one op. `rate`: as measured; None: the machine's own figures are all there is."""
 
     machine: Machine
     rate: Rate | None
 
     def seconds(self, flops: float, nbytes: float, calls: int = 1) -> float:
-        """Of so many calls together. Measured: their parts added. Not measured: the slower of computing and of moving bytes, and the calls.
+        """Of so many calls together: by measured rates, the sum of their parts; without, the slower of computing and of moving bytes.
 
         Source  Williams, Waterman, Patterson 2009, "Roofline"
         """

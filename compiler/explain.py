@@ -1,7 +1,7 @@
-"""Why a value was cut and placed as it is, and what crosses because of it: candidates with their costs, transfers with their reasons.
+"""Why a value was cut and placed as it is, and what crosses because of it: candidates with costs, transfers with reasons.
 
-`compile` leaves in a plan, for each value of weight, the layouts that the search could have given it, with what each would have cost
-while everything else stayed as it is. `explain` puts them beside where the pieces lie and what they send.
+`compile` leaves in a plan, for each value of weight, the layouts that the search could have given it, with what each would have
+cost while everything else stayed as it is. `explain` puts them beside where the pieces lie and what they send.
 """
 
 from __future__ import annotations
@@ -101,7 +101,11 @@ def _candidates(search: Search, node: Node) -> tuple[Candidate, ...]:
         kept[-1] = next(row for row in rows if not row[1])
     names = search.cluster.names
     return tuple(
-        Candidate(_layout_text(search, node, one, names), *(float(f"{s:.4g}") for s in parts), chosen=not other)
+        Candidate(
+            layout=_layout_text(search, node, one, names),
+            chosen=not other,
+            **dict(zip(("compute_s", "inputs_s", "sums_s", "readers_s"), (float(f"{s:.4g}") for s in parts), strict=True)),
+        )
         for _, other, one, parts in kept
         if all(s < math.inf for s in parts)
     )
@@ -209,8 +213,8 @@ def _gathered(plan: Plan, transfers: Iterable[Transfer], pieces: Mapping[str, tu
     for (of, _, _), nbytes in own.items():
         size[of] = size.get(of, 0) + nbytes
     for t in transfers:
-        key = (t.of.partition("[")[0], t.to)
-        got[key] = got.get(key, 0) + t.nbytes
+        arrival = (t.of.partition("[")[0], t.to)
+        got[arrival] = got.get(arrival, 0) + t.nbytes
     found: dict[str, int] = {}
     for (of, to), nbytes in got.items():
         here = sum(n for (name, machine, _), n in own.items() if (name, machine) == (of, to))

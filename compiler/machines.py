@@ -208,7 +208,8 @@ _UNIT = ("name", "flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s", "ov
 _UNIT_NEEDS = _UNIT[:4]
 _RATE = ("work", "flops_per_s", "bytes_per_s", "overhead_s")
 _MACHINE = (
-    "name", "cores", "flops", "bytes_per_s", "memory_bytes", "overhead_s", "message_s", "message_bytes_per_s", "host", "rates", "units"
+    "name", "cores", "flops", "bytes_per_s", "memory_bytes", "overhead_s", "message_s", "message_bytes_per_s", "host",
+    "rates", "units",
 )  # fmt: skip
 
 

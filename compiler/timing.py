@@ -4,9 +4,9 @@ Model
   an instruction may run when what it reads is there; of several the first of the list does, sends before all
   a machine has a worker for each whole core, and a kernel keeps one of them busy
   a host's cores are shared evenly by all that computes there: kernels, sending and receiving
-  a small message is written by the worker itself; a large one by a thread of its own, and handling it takes a core's time at both ends
+  a small message is written by the worker itself, a large one by a thread of its own; both take a core's time at both ends
   messages from one machine to another go one after the other, in the order in which they were sent
-  an interface is shared evenly by the messages that go through it, in each direction; a message goes at the slower of its two shares
+  an interface is shared evenly by the messages that go through it, each way; a message goes at the slower of its two shares
   it arrives a latency after its last byte has left
 """
 

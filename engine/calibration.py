@@ -10,11 +10,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from rainshed.compiler.machines import FLOPS_PER_CORE, Cluster, Link, Machine, Rate
+from rainshed.compiler.machines import FLOPS_PER_CORE, MESSAGE_BYTES_PER_S, MESSAGE_S, Cluster, Link, Machine, Rate
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan, Run
 from rainshed.engine.calibration_sample import sample_graph
@@ -127,7 +127,7 @@ class Measured:
 
 
 def fit(work: str, samples: Sequence[Sample]) -> Rate:
-    """The rate that explains the samples best: none of its three parts below zero, short samples counting nearly as much as long ones."""
+    """The rate that explains the samples best, none of its parts below zero; short ones count nearly as much as long ones."""
     seconds = np.array([s.seconds for s in samples])
     weight = seconds**-0.7  # -1 would be relative errors, 0 absolute ones
     columns = np.array([(1.0, s.flops, s.nbytes) for s in samples]) * weight[:, None]
@@ -202,12 +202,6 @@ def _machine(name: str, host: Host, sharing: int, measured: Measured, links: Seq
         for r in measured.rates()
     )
     product = next((r.flops_per_s for r in rates if r.work == "product"), FLOPS_PER_CORE * cores)
-    told = {}
-    if links:
-        told = {
-            "message_s": statistics.median(x.message_s for x in links),
-            "message_bytes_per_s": statistics.median(x.core_bytes_per_s for x in links),
-        }
     return Machine(
         name=name,
         cores=cores,
@@ -217,7 +211,8 @@ def _machine(name: str, host: Host, sharing: int, measured: Measured, links: Seq
         overhead_s=statistics.median(r.overhead_s for r in rates),
         host=host.identity if sharing > 1 else "",
         rates=rates,
-        **told,
+        message_s=statistics.median([x.message_s for x in links] or [MESSAGE_S]),
+        message_bytes_per_s=statistics.median([x.core_bytes_per_s for x in links] or [MESSAGE_BYTES_PER_S]),
     )
 
 

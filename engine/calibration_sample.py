@@ -51,5 +51,5 @@ def _images(name: str, batch: int, side: int, channels: int) -> Node:
 def _local(name: str, batch: int, side: int, channels: int) -> Node:
     x = input(f"{name}_x", (batch, side, side, channels))
     h = local2d(x, channels, 3, padding="same", activation=relu, name=f"{name}_1")
-    h = local2d(h, channels, 3, activation=relu, name=f"{name}_2")
+    h = local2d(h, channels // 2 + 1, 3, activation=relu, name=f"{name}_2")
     return mean(flatten(h))

@@ -231,7 +231,7 @@ class Deployment:
         return wholes
 
     def time_step(self, step: int) -> float:
-        """Seconds of one more step, on what was fed last: from the moment at which all machines begin to the end of the last one."""
+        """Seconds of one more step, on what was fed last: from the moment at which all machines begin to the last one's end."""
         coordinator = self.job.coordinator
         start_ns = time.perf_counter_ns() + int(LEAD_S * 1e9)
         answers = [

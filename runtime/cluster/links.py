@@ -133,7 +133,7 @@ class Asker(_End):
 def measure_link(asker: Asker, channel: Channel, budget_s: float) -> LinkTimes:
     """Latency, bandwidth both ways, and what a message takes of a core, in about `budget_s`."""
     asker.exchange(channel, 10, SMALL_NBYTES, SMALL_NBYTES)
-    trips = []
+    trips: list[float] = []
     end = time.perf_counter() + 0.2 * budget_s
     while len(trips) < 5 or (time.perf_counter() < end and len(trips) < 500):
         trips.append(asker.exchange(channel, 1, SMALL_NBYTES, SMALL_NBYTES))

@@ -207,7 +207,7 @@ def run_step(agent: Agent, payload: memoryview) -> Answer:
 
 
 def time_step(agent: Agent, payload: memoryview) -> Answer:
-    """All machines of a plan are told the same moment, each on its own clock: so none has a start that the orders' way would give."""
+    """All machines of a plan are told the same moment, each on its own clock: so the orders' own way gives none a late start."""
     body, _ = unpack(payload, TimeStep)
     machine = machine_of(agent)
     agent.progress = (body.step, "run")

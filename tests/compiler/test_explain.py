@@ -1,8 +1,8 @@
 """explain: candidates, pieces and reasons of a small plan."""
 
 import pytest
-import rainshed as rs
 
+import rainshed as rs
 from rainshed.compiler.explain import explain
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.pipeline import compile

@@ -63,7 +63,8 @@ def test_small_messages_are_written_by_the_worker() -> None:
         machines({}, {}, **SLOW),
     )
     assert got == 1 + 1 + 5
-    alone = step_seconds((program("m0", run(1.0), Send(0, 0, "m1"), nbytes=500), program("m1", Recv(0, 0, "m0"), nbytes=500)), machines({}, {}, **SLOW))
+    pair = (program("m0", run(1.0), Send(0, 0, "m1"), nbytes=500), program("m1", Recv(0, 0, "m0"), nbytes=500))
+    alone = step_seconds(pair, machines({}, {}, **SLOW))
     assert alone == 1 + 1 + 0.5 + 0.25 + 1
 
 

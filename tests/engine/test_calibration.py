@@ -55,7 +55,7 @@ def test_two_workers_are_measured():
     assert cluster.names == ("m0", "m1")
     first, second = cluster.machines
     assert first.host == second.host and 0.25 <= first.cores <= 1
-    assert {w for w in WORKS} <= {r.work for r in first.rates}
+    assert set(WORKS) <= {r.work for r in first.rates}
     assert all(r.work in WORKS or r.work in CATALOGUE for r in first.rates)
     assert cluster.default_link.bytes_per_s > 1e6
     assert Cluster.from_data(cluster.to_data()) == cluster

@@ -48,25 +48,28 @@ def test_a_rate_in_bytes():
 
 
 def test_a_host_can_be_unplugged():
-    with NetLab(2, net="10.78.0") as lab:
-        with lab.popen(1, [sys.executable, "-c", LISTEN], stdout=subprocess.PIPE, text=True) as server:
-            try:
-                assert server.stdout.readline() == "up\n"
-
-                def answer() -> str:
-                    words = [sys.executable, "-c", CONNECT, lab.address(1)]
-                    with lab.popen(0, words, stdout=subprocess.PIPE, text=True) as client:
-                        return client.communicate(timeout=20)[0].strip()
-
-                assert answer() == "reached"
-                lab.cut(1)
-                assert answer() == "cut"
-                lab.heal(1)
-                assert answer() == "reached"
-            finally:
-                server.kill()
+    with (
+        NetLab(2, net="10.78.0") as lab,
+        lab.popen(1, [sys.executable, "-c", LISTEN], stdout=subprocess.PIPE, text=True) as server,
+    ):
+        try:
+            assert server.stdout.readline() == "up\n"
+            assert _reaches(lab) == "reached"
+            lab.cut(1)
+            assert _reaches(lab) == "cut"
+            lab.heal(1)
+            assert _reaches(lab) == "reached"
+        finally:
+            server.kill()
     left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     assert lab.prefix not in left
+
+
+def _reaches(lab: NetLab) -> str:
+    """Whether host 0 gets through to host 1."""
+    words = [sys.executable, "-c", CONNECT, lab.address(1)]
+    with lab.popen(0, words, stdout=subprocess.PIPE, text=True) as client:
+        return client.communicate(timeout=20)[0].strip()
 
 
 def test_workers_on_hosts_are_measured(tmp_path):
