@@ -20,7 +20,7 @@ class Pace:
     rate: Rate | None
 
     def seconds(self, flops: float, nbytes: float, calls: int = 1) -> float:
-        """Of so many calls together: by measured rates, the sum of their parts; without, the slower of computing and of moving bytes.
+        """Of so many calls together: by measured rates the sum of their parts; else the slower of computing and of moving bytes.
 
         Source  Williams, Waterman, Patterson 2009, "Roofline"
         """

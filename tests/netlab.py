@@ -5,7 +5,7 @@
         lab.set_rate(1, "1gbit"); lab.cut(2); lab.heal(2)
 
 Each host has a loopback of its own and the address `address(i)`; the bridge itself has `hub_address`, with no limit, where a
-coordinator can be (`lab.hub_popen`). Nothing outside can be reached. It needs root, `ip` and `tc`: `lacking()` says what is not there.
+coordinator can be (`lab.hub_popen`). Nothing outside can be reached. It needs root, `ip` and `tc`: `lacking()` says what it misses.
 A link is a token bucket in each direction. A pause between messages earns credit for 2 ms of sending: less, and a late timer of the
 kernel would cost bandwidth. The hosts share the computer's processors, and its name.
 """
