@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from rainshed.compiler.machines import Cluster, Machine, Unit
+from dataclasses import dataclass
+
+from rainshed.compiler.machines import Cluster, Machine, Rate, Unit
 from rainshed.ops.ir import Device, Node
+from rainshed.ops.op import Op
 
 # Ops that only say where a value is; the runtime does not run a kernel for them, or its time belongs to the link.
 WEIGHTLESS = frozenset({"input", "variable", "constant", "step", "send", "recv", "pick"})
 
 
-def roofline(machine: Machine, unit: str, flops: float, nbytes: float) -> float:
-    """Seconds of one kernel: the slower of computing and of moving its bytes, and the overhead of the call.
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a machine's host is at one op. `rate`: as measured; None: the machine's own figures are all there is."""
 
-    Source  Williams, Waterman, Patterson 2009, "Roofline"
-    """
-    gpu = machine.unit(unit)
-    if gpu is None:
-        return max(flops / machine.flops, nbytes / machine.bytes_per_s) + machine.overhead_s
-    return max(flops / gpu.flops, nbytes / gpu.bytes_per_s) + gpu.overhead_s
+    machine: Machine
+    rate: Rate | None
+
+    def seconds(self, flops: float, nbytes: float, calls: int = 1) -> float:
+        """Of so many calls together: by measured rates the sum of their parts; else the slower of computing and of moving bytes.
+
+        Source  Williams, Waterman, Patterson 2009, "Roofline"
+        """
+        rate, machine = self.rate, self.machine
+        if rate is None:
+            return max(flops / machine.flops, nbytes / machine.bytes_per_s) + calls * machine.overhead_s
+        return flops / rate.flops_per_s + nbytes / rate.bytes_per_s + calls * rate.overhead_s
+
+
+def pace(machine: Machine, op: Op) -> Pace:
+    """The measured rate of the op or of its kind of work; where there is none, that of the machine."""
+    return Pace(machine, machine.rate(op.name, op.work))
+
+
+def unit_seconds(unit: Unit, flops: float, nbytes: float) -> float:
+    """Seconds of one kernel on a unit."""
+    return max(flops / unit.flops, nbytes / unit.bytes_per_s) + unit.overhead_s
 
 
 def copy_seconds(unit: Unit, nbytes: int) -> float:
@@ -35,6 +55,7 @@ def seconds(node: Node, cluster: Cluster, device: Device) -> float:
     if source is not None and source != device:
         unit = machine.unit(device.unit) or machine.unit(source.unit)
         return copy_seconds(unit, node.type.nbytes) if unit else machine.overhead_s
-    return roofline(machine, device.unit, cost.flops, cost.nbytes or 0)
-
-
+    gpu = machine.unit(device.unit)
+    if gpu is not None:
+        return unit_seconds(gpu, cost.flops, cost.nbytes or 0)
+    return pace(machine, node.op).seconds(cost.flops, cost.nbytes or 0)

@@ -9,15 +9,20 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rainshed.ops.errors import ClusterError
 from rainshed.ops.ir import Device
+from rainshed.ops.op import Work
 
 # A modest core of today; `rainshed doctor --calibrate` replaces these by what it measures.
 FLOPS_PER_CORE = 40e9
 MEMORY_BYTES_PER_S = 10e9
 OVERHEAD_S = 5e-6
+MESSAGE_S = 30e-6
+MESSAGE_BYTES_PER_S = 1.5e9
+
+WORKS: tuple[str, ...] = tuple(w for w in get_args(Work) if w != "other")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +38,26 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """How fast a machine's kernels of one kind are: `work` is a kind of work, or the name of one op, which then comes first.
+
+    A call takes overhead_s + flops / flops_per_s + bytes of memory traffic / bytes_per_s, of all cores together.
+    """
+
+    work: str  # "product", ..., or "conv2d"
+    flops_per_s: float
+    bytes_per_s: float
+    overhead_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """One machine. `cores` may be less than one: several test hosts can share a processor."""
+    """One machine. `cores` may be less than one: several test hosts can share a processor.
+
+    host     machines of one host share its cores: those of all of them together. "": a host of its own
+    rates    of kinds of work and of single ops, where they are known; `flops` and `overhead_s` are for all others
+    message  what it takes of a core to send or to receive: seconds for each message, and bytes in a second
+    """
 
     name: str
     cores: float = 1.0
@@ -42,6 +65,10 @@ class Machine:
     bytes_per_s: float = MEMORY_BYTES_PER_S
     memory_bytes: int = 8 * 2**30
     overhead_s: float = OVERHEAD_S  # per call of a kernel
+    message_s: float = MESSAGE_S
+    message_bytes_per_s: float = MESSAGE_BYTES_PER_S
+    host: str = ""
+    rates: tuple[Rate, ...] = ()
     units: tuple[Unit, ...] = ()
 
     @property
@@ -50,6 +77,16 @@ class Machine:
 
     def unit(self, name: str) -> Unit | None:
         return next((u for u in self.units if u.name == name), None)
+
+    def rate(self, op: str, work: str) -> Rate | None:
+        """The measured rate of an op: its own, or that of its kind of work."""
+        found = None
+        for rate in self.rates:
+            if rate.work == op:
+                return rate
+            if rate.work == work:
+                found = rate
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +165,11 @@ class Cluster:
         """Plain tables that `from_data` reads back."""
         machines = []
         for m in self.machines:
-            row: dict[str, Any] = {k: getattr(m, k) for k in _MACHINE if k != "units"}
+            row: dict[str, Any] = {k: getattr(m, k) for k in _MACHINE if k not in ("units", "rates", "host")}
+            if m.host:
+                row["host"] = m.host
+            if m.rates:
+                row["rate"] = [{k: getattr(r, k) for k in _RATE} for r in m.rates]
             if m.units:
                 row["unit"] = [{k: getattr(u, k) for k in _UNIT} for u in m.units]
             machines.append(row)
@@ -165,7 +206,11 @@ class Cluster:
 
 _UNIT = ("name", "flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s", "overhead_s")
 _UNIT_NEEDS = _UNIT[:4]
-_MACHINE = ("name", "cores", "flops", "bytes_per_s", "memory_bytes", "overhead_s", "units")
+_RATE = ("work", "flops_per_s", "bytes_per_s", "overhead_s")
+_MACHINE = (
+    "name", "cores", "flops", "bytes_per_s", "memory_bytes", "overhead_s", "message_s", "message_bytes_per_s", "host",
+    "rates", "units",
+)  # fmt: skip
 
 
 def check_cluster(cluster: Cluster) -> None:
@@ -178,10 +223,14 @@ def check_cluster(cluster: Cluster) -> None:
         if m.name in seen:
             raise ClusterError(f"two machines have the name {m.name!r}")
         seen.add(m.name)
-        for key in ("cores", "flops", "bytes_per_s", "memory_bytes"):
+        for key in ("cores", "flops", "bytes_per_s", "memory_bytes", "message_bytes_per_s"):
             _positive(getattr(m, key), f"machine {m.name!r}: {key}")
         _whole(m.memory_bytes, f"machine {m.name!r}: memory_bytes")
-        _not_negative(m.overhead_s, f"machine {m.name!r}: overhead_s")
+        for key in ("overhead_s", "message_s"):
+            _not_negative(getattr(m, key), f"machine {m.name!r}: {key}")
+        if not isinstance(m.host, str):
+            raise ClusterError(f"machine {m.name!r}: host must be a name; found {m.host!r}")
+        _check_rates(m)
         for u in m.units:
             if not isinstance(u.name, str) or not re.fullmatch(r"cuda\d{1,3}", u.name):
                 raise ClusterError(f"machine {m.name!r}: a unit's name is cuda0, cuda1, ...; found {u.name!r}")
@@ -198,6 +247,19 @@ def check_cluster(cluster: Cluster) -> None:
         for name in pair:
             if name not in seen:
                 raise ClusterError(f"a link names {name!r}, which is not a machine", machines=", ".join(seen))
+
+
+def _check_rates(m: Machine) -> None:
+    works = [r.work for r in m.rates]
+    for r in m.rates:
+        where = f"machine {m.name!r}: rate of {r.work!r}"
+        if not isinstance(r.work, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", r.work):
+            raise ClusterError(f"{where}: work is a kind or an op's name", kinds=", ".join(WORKS))
+        if works.count(r.work) > 1:
+            raise ClusterError(f"{where}: stands there twice")
+        _positive(r.flops_per_s, f"{where}: flops_per_s")
+        _positive(r.bytes_per_s, f"{where}: bytes_per_s")
+        _not_negative(r.overhead_s, f"{where}: overhead_s")
 
 
 def _positive(value: Any, what: str) -> None:
@@ -236,7 +298,7 @@ def _link(row: Mapping[str, Any], where: str) -> Link:
 
 
 def _machine(row: Mapping[str, Any], where: str) -> Machine:
-    _known(row, (*_MACHINE[:-1], "unit"), where)
+    _known(row, (*_MACHINE[:-2], "rate", "unit"), where)
     if not isinstance(row.get("name"), str):
         raise ClusterError(f"{where}: a machine needs a name; found {row.get('name')!r}")
     units = []
@@ -246,7 +308,15 @@ def _machine(row: Mapping[str, Any], where: str) -> Machine:
         if missing:
             raise ClusterError(f"{where}: unit[{i}] lacks {', '.join(missing)}")
         units.append(Unit(**u))
-    return Machine(**{k: v for k, v in row.items() if k != "unit"}, units=tuple(units))
+    rates = []
+    for i, r in enumerate(_table_list(row.get("rate", []), f"{where}: rate")):
+        _known(r, _RATE, f"{where}: rate[{i}]")
+        missing = [k for k in _RATE if k not in r]
+        if missing:
+            raise ClusterError(f"{where}: rate[{i}] lacks {', '.join(missing)}")
+        rates.append(Rate(**r))
+    plain = {k: v for k, v in row.items() if k not in ("unit", "rate")}
+    return Machine(**plain, rates=tuple(rates), units=tuple(units))
 
 
 def _memory_here() -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
+from msgspec import structs
+
 from rainshed.compiler.check import check_graph
+from rainshed.compiler.explain import kept_candidates
 from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.passes.differentiate import differentiate
@@ -70,7 +73,9 @@ def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "a
         raise CompileError("no plan fits into the machines' memory", **{f"strategy {k}": v for k, v in refused.items()})
     best = min(plans, key=lambda name: (plans[name].prediction.step_s, plans[name].prediction.bytes))
     tried = {n: f"{p.prediction.step_s * 1e3:.3f} ms, {p.prediction.bytes} bytes" for n, p in plans.items()}
-    return _with_notes(plans[best], {"strategy": best, **{f"tried {n}": text for n, text in {**tried, **refused}.items()}})
+    starts = {f"tried {n}": text for n, text in {**tried, **refused}.items()}
+    notes = {"strategy": best, **starts}
+    return structs.replace(plans[best], notes=notes, candidates=kept_candidates(setting.shared.get(graph), best))
 
 
 def _checked(graph: Graph, cluster: Cluster) -> Graph:
@@ -133,10 +138,6 @@ def _plan(graph: Graph, setting: Setting) -> Plan:
         seed=setting.seed,
         loss=graph.loss,
     )
-
-
-def _with_notes(plan: Plan, notes: Mapping[str, str]) -> Plan:
-    return Plan(**{**{f: getattr(plan, f) for f in plan.__struct_fields__}, "notes": dict(notes)})
 
 
 def _lacking_memory(plan: Plan, cluster: Cluster) -> str:

@@ -168,6 +168,22 @@ class Prediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machines: Mapping[str, MachinePrediction]
 
 
+class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A layout that a value could have had: seconds of computing at the slowest machine, of bringing what it reads, of adding
+    partial sums, and of bringing it to its readers, as the search estimates them while all others stay as they are."""
+
+    layout: str
+    compute_s: float
+    inputs_s: float
+    sums_s: float
+    readers_s: float
+    chosen: bool
+
+    @property
+    def total_s(self) -> float:
+        return self.compute_s + self.inputs_s + self.sums_s + self.readers_s
+
+
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a cluster needs to run steps of one graph."""
 
@@ -180,6 +196,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: int | None = None
     loss: str | None = None
     notes: Mapping[str, str] = {}  # how the plan was found: strategy, alternatives and their predicted step times
+    candidates: Mapping[str, tuple[Candidate, ...]] = {}  # of the heaviest values, for `rainshed explain`
 
     def program(self, machine: str) -> Program:
         for program in self.programs:

@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rainshed.compiler.cost import WEIGHTLESS
+from rainshed.compiler.cost import WEIGHTLESS, Pace, pace
 from rainshed.compiler.layouts import Flow, Layout, Option, factor_grids, flow, option, spread
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.setting import Setting
 from rainshed.ops.access import Access
 from rainshed.ops.ir import Graph, Node, users
+from rainshed.ops.op import Op
 from rainshed.ops.types import TensorType, TupleType, fixed
 
 # Free at every machine: fed to it, or written into its program.
@@ -32,6 +33,7 @@ class Facts:
     itemsize: int
     flops: int
     nbytes: int
+    paces: tuple[Pace, ...]  # of each machine
     options: tuple[Option, ...]
 
 
@@ -43,7 +45,7 @@ class Search:
         self.machines = len(cluster.machines)
         self.speed = [m.flops for m in cluster.machines]
         self.band = [m.bytes_per_s for m in cluster.machines]
-        self.overhead = [m.overhead_s for m in cluster.machines]
+        self._paces: dict[Op, tuple[Pace, ...]] = {}
         link = cluster.default_link
         self.link_bytes_per_s = min([link.bytes_per_s, *(x.bytes_per_s for x in cluster.links.values())])
         self.latency_s = max([link.latency_s, *(x.latency_s for x in cluster.links.values())])
@@ -54,6 +56,7 @@ class Search:
         self.readers = users(graph.nodes())
         self.facts = {n: self._facts(n) for n in self.nodes}
         self.chosen: dict[Node, Option] = {}
+        self.ends: dict[str, dict[Node, Option]] = {}  # what was chosen from each start
         self.stored = self._stored()
         self.stores: dict[Node, list[Node]] = {}
         for value, variable in self.stored.items():
@@ -66,6 +69,8 @@ class Search:
         shapes = tuple(fixed(i.shape) if isinstance(i.type, TensorType) else () for i in node.inputs)
         weightless = node.op.name in WEIGHTLESS
         cost = node.op.cost_of(node)
+        if node.op not in self._paces:
+            self._paces[node.op] = tuple(pace(m, node.op) for m in self.cluster.machines)
         kind = (access, shape, shapes, node.origin.pin)
         if kind not in self._kinds:
             layouts = self._layouts(node, access)
@@ -76,6 +81,7 @@ class Search:
             itemsize=node.dtype.itemsize if isinstance(node.type, TensorType) else 1,
             flops=0 if weightless else cost.flops,
             nbytes=0 if weightless else cost.nbytes or 0,
+            paces=self._paces[node.op],
             options=self._kinds[kind],
         )
 
@@ -119,10 +125,7 @@ class Search:
         slowest = 0.0
         for m, share in enumerate(one.share):
             if share:
-                time = (
-                    max(f.flops * share / self.speed[m], f.nbytes * share / self.band[m])
-                    + one.calls[m] * self.overhead[m]
-                )
+                time = f.paces[m].seconds(f.flops * share, f.nbytes * share, one.calls[m])
                 slowest = max(slowest, time)
         return slowest
 
@@ -303,4 +306,5 @@ def choose_layouts(graph: Graph, setting: Setting) -> dict[Node, Layout]:
     search.start(STRATEGIES[setting.strategy])
     if setting.strategy not in AS_STARTED:
         search.improve()
+    search.ends[setting.strategy] = dict(search.chosen)
     return {node: one.layout for node, one in search.chosen.items()}

@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_info
 
 from rainshed.ops.errors import UsageError
 from rainshed.runtime.auth import TOKEN_FILE_VARIABLE, read_token
+from rainshed.runtime.measure import usable_cores
 
 State = Literal["ok", "note", "wrong"]
 LIBRARIES: Final = (
@@ -103,16 +104,6 @@ def cores(env: Mapping[str, str]) -> list[Finding]:
     if limits:
         found.append(Finding("limits", "note", ", ".join(limits), "set by the environment, and respected"))
     return found
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: by its affinity, and on Linux by the limit of its control group."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
-    except (OSError, ValueError):
-        return affinity
-    return affinity if quota == "max" else max(1, min(affinity, -(-int(quota) // int(period))))
 
 
 def memory() -> list[Finding]:

@@ -55,7 +55,6 @@ class JoinServer(Struct, frozen=True, forbid_unknown_fields=True):
     addresses: Mapping[str, str]  # shard -> address
     n_push: int
     n_fetch: int
-    listen: str
     local_rule: Rule | None = None
 
 
@@ -213,7 +212,7 @@ def join_server(agent: Agent, payload: memoryview) -> Answer:
     arrays = {part.key: executor.variable_array(part.name, part.box) for part in parts}
     client = ParamClient(config, agent.timeouts, arrays)
     identity = Identity("machine", machine.title, agent.options.job)
-    endpoint = listen(body.listen, identity, agent.token, client, agent.timeouts)
+    endpoint = listen(agent.role_uri, identity, agent.token, client, agent.timeouts)
     agent.roles["params"] = side = ServerSide(client, endpoint, machine, tuple(arrays))
     agent.on_leave(side.close)
     client.start(endpoint)

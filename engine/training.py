@@ -190,7 +190,6 @@ class Training:
             addresses={str(shard): address for shard, address in addresses.items()},
             n_push=method.n_push,
             n_fetch=method.n_fetch,
-            listen=self._job.listen_uri,
         )
         self._ask(self._machines, "join server", spec)
         self._state = ServerState(self._replicas[0], self._servers, self._layout, self._server_rule)

@@ -62,6 +62,7 @@ def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 assemble: Op = op(
     name="assemble",
+    work="layout",
     arity=None,
     attrs={"boxes": REQUIRED, "shape": REQUIRED},
     clean=_clean,

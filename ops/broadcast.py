@@ -87,6 +87,7 @@ def _sum_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 broadcast_to: Op = op(
     name="broadcast_to",
+    work="layout",
     arity=1,
     attrs={"shape": REQUIRED},
     clean=_clean,
@@ -102,6 +103,7 @@ broadcast_to: Op = op(
 
 sum_to: Op = op(
     name="sum_to",
+    work="reduction",
     arity=1,
     attrs={"shape": REQUIRED},
     kinds=("float", "int"),

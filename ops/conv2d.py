@@ -194,6 +194,7 @@ def _cost(types: Types, output: Type, attrs: Attrs) -> Cost:
 
 conv2d: Op = op(
     name="conv2d",
+    work="convolution",
     arity=2,
     attrs={"stride": 1, "padding": "valid", "dilation": 1, "groups": 1},
     kinds=FLOATS,
@@ -285,6 +286,7 @@ def _input_cost(types: Types, output: Type, attrs: Attrs) -> Cost:
 
 conv2d_input_grad: Op = op(
     name="conv2d_input_grad",
+    work="convolution",
     arity=2,
     attrs={"image": REQUIRED, **_GRAD_ATTRS},
     kinds=FLOATS,
@@ -375,6 +377,7 @@ def _weight_cost(types: Types, output: Type, attrs: Attrs) -> Cost:
 
 conv2d_weight_grad: Op = op(
     name="conv2d_weight_grad",
+    work="convolution",
     arity=2,
     attrs={"kernel": REQUIRED, **_GRAD_ATTRS},
     kinds=FLOATS,

@@ -160,6 +160,7 @@ def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 fused: Op = op(
     name="fused",
+    work="elementwise",
     arity=None,
     attrs={"body": REQUIRED},
     infer=_infer,

@@ -83,6 +83,7 @@ def _take_cpu(x: np.ndarray, indices: np.ndarray, out: np.ndarray, *, axis: int)
 
 take: Op = op(
     name="take",
+    work="layout",
     arity=2,
     attrs={"axis": None},
     clean=_take_clean,
@@ -189,6 +190,7 @@ def _scatter_cpu(
 
 scatter_add: Op = op(
     name="scatter_add",
+    work="layout",
     arity=2,
     attrs={"axis": 0, **ROWS},
     kinds=NUMBERS,
@@ -241,6 +243,7 @@ def _along_cpu(x: np.ndarray, indices: np.ndarray, out: np.ndarray, *, axis: int
 
 take_along_axis: Op = op(
     name="take_along_axis",
+    work="layout",
     arity=2,
     attrs={"axis": -1},
     clean=_along_clean,
@@ -300,6 +303,7 @@ def _add_along_cpu(
 
 scatter_add_along_axis: Op = op(
     name="scatter_add_along_axis",
+    work="layout",
     arity=2,
     attrs={"axis": -1, **ROWS},
     kinds=NUMBERS,
@@ -332,6 +336,7 @@ def _hot_cpu(indices: np.ndarray, out: np.ndarray, *, dtype: DType, size: int, b
 
 one_hot_op: Op = op(
     name="one_hot",
+    work="layout",
     arity=1,
     attrs={"dtype": "float32", **ROWS},
     clean=_hot_clean,

@@ -62,6 +62,7 @@ def _permute_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 permute_dims: Op = op(
     name="permute_dims",
+    work="layout",
     arity=1,
     attrs={"axes": REQUIRED},
     clean=_permute_clean,
@@ -103,6 +104,7 @@ def _flip_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 flip: Op = op(
     name="flip",
+    work="layout",
     arity=1,
     attrs={"axis": None},
     clean=_flip_clean,
@@ -171,6 +173,7 @@ def _concat_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 concat_op: Op = op(
     name="concat",
+    work="layout",
     arity=None,
     attrs={"axis": 0},
     clean=_concat_clean,

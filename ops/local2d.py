@@ -135,6 +135,7 @@ def _cost(types: Types, output: Type, attrs: Attrs) -> Cost:
 
 local2d: Op = op(
     name="local2d",
+    work="convolution",
     arity=2,
     attrs={"stride": 1, "padding": "valid"},
     kinds=FLOATS,
@@ -218,6 +219,7 @@ def _input_cpu(dy: np.ndarray, w: np.ndarray, out: np.ndarray, *, image: Pair, s
 
 local2d_input_grad: Op = op(
     name="local2d_input_grad",
+    work="convolution",
     arity=2,
     attrs={"image": REQUIRED, "stride": 1, "low": (0, 0)},
     kinds=FLOATS,
@@ -287,6 +289,7 @@ def _weight_cpu(x: np.ndarray, dy: np.ndarray, out: np.ndarray, *, kernel: Pair,
 
 local2d_weight_grad: Op = op(
     name="local2d_weight_grad",
+    work="convolution",
     arity=2,
     attrs={"kernel": REQUIRED, "stride": 1, "low": (0, 0)},
     kinds=FLOATS,

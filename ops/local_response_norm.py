@@ -67,6 +67,7 @@ def _cpu(x: np.ndarray, out: np.ndarray, *, size: int, padding: Pair) -> None:
 # `padding`: zeros before and after the axis; None: as many as keep its length, the odd one before.
 window_sum: Op = op(
     name="window_sum",
+    work="reduction",
     arity=1,
     attrs={"size": REQUIRED, "padding": None},
     kinds=FLOATS,

@@ -75,6 +75,7 @@ def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 matmul: Op = op(
     name="matmul",
+    work="product",
     signature="(m,k),(k,n)->(m,n)",
     summed="k",
     kinds=NUMBERS,
@@ -97,6 +98,7 @@ def _transpose_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 matrix_transpose: Op = op(
     name="matrix_transpose",
+    work="layout",
     signature="(m,n)->(n,m)",
     grad=lambda node, dy: (matrix_transpose(dy),),
     cost=lambda *, m, n: Cost(flops=0),

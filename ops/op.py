@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,6 +42,9 @@ Regions = tuple[Box, ...]
 Infer = Callable[[Types, Attrs], Type]
 AccessRule = Callable[[Types, TensorType, Attrs], Access]
 Grad = Callable[..., tuple[Node | None, ...]]
+
+# What the time of a kernel depends on: each kind has a rate of its own on a machine (compiler/machines.py).
+Work = Literal["product", "convolution", "elementwise", "reduction", "layout", "other"]
 
 REQUIRED = object()  # the default of an attribute that must be given
 FLOATS = ("float",)
@@ -81,6 +84,7 @@ class Op:
     cpu: Kernel  # NumPy, the truth
     grad: Grad | None = None  # None: not differentiable; its inputs get no gradient
     cost: Callable[[Types, Type, Attrs], Cost]
+    work: Work = "other"
     cuda: CudaRule | None = None  # what to launch on a GPU (see ops/cuda.py); None: the op runs on the CPU only
     formula: str | None = None  # element-wise ops: the scalar formula in x0, x1, ..., one text for CPU and CUDA
     clean: Callable[[Types, dict[str, Any]], Mapping[str, Any]] | None = None  # attributes -> their one canonical form
@@ -347,6 +351,7 @@ def op(
     attrs: Mapping[str, Any] | None = None,
     grad: Grad | None = None,
     cost: Callable[..., Cost] | None = None,
+    work: Work | None = None,
     cuda: CudaRule | None = None,
     formula: str | None = None,
     clean: Callable[[Types, dict[str, Any]], Mapping[str, Any]] | None = None,
@@ -361,6 +366,7 @@ def op(
     whole   letters that must not be cut
     cost    with a signature: a function of the letters' sizes (keywords), for one element of the batch axes;
             else a function (types, output, attrs)
+    work    the kind of its kernel, which tells the rate; None: element-wise if it has a formula, else no known one
     Raises  GraphError if the record contradicts itself
     """
     if (signature is None) == (infer is None):
@@ -388,6 +394,7 @@ def op(
         cpu=cpu,
         grad=grad,
         cost=price,
+        work=work or ("other" if formula is None else "elementwise"),
         cuda=cuda,
         formula=formula,
         clean=clean,

@@ -104,6 +104,7 @@ def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 pad: Op = op(
     name="pad",
+    work="layout",
     arity=1,
     attrs={"widths": REQUIRED, "value": 0},
     clean=_clean,

@@ -92,6 +92,7 @@ def _max_grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
 
 max_pool2d: Op = op(
     name="max_pool2d",
+    work="reduction",
     arity=1,
     attrs={"size": REQUIRED, "stride": None, "padding": "valid"},
     kinds=FLOATS,
@@ -188,6 +189,7 @@ def _max_grad_cost(types: Types, output: Type, attrs: Attrs) -> Cost:
 # `inside`: which part of x the result is for; None: all of it. A tile sees more of x than it gives.
 max_pool2d_grad: Op = op(
     name="max_pool2d_grad",
+    work="reduction",
     arity=2,
     attrs={"size": REQUIRED, "stride": REQUIRED, "low": (0, 0), "inside": None},
     kinds=FLOATS,
@@ -218,6 +220,7 @@ def _sum_grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
 
 sum_pool2d: Op = op(
     name="sum_pool2d",
+    work="reduction",
     arity=1,
     attrs={"size": REQUIRED, "stride": None, "padding": "valid"},
     kinds=FLOATS,
@@ -278,6 +281,7 @@ def _sum_grad_cpu(dy: np.ndarray, out: np.ndarray, *, image: Pair, size: Pair, s
 
 sum_pool2d_grad: Op = op(
     name="sum_pool2d_grad",
+    work="reduction",
     arity=1,
     attrs={"image": REQUIRED, "size": REQUIRED, "stride": REQUIRED, "low": (0, 0)},
     kinds=FLOATS,

@@ -99,6 +99,7 @@ def _random(
 ) -> Op:
     return op(
         name=name,
+        work="elementwise",
         arity=1,
         attrs={**PLACE, "dtype": dtype, **numbers},
         clean=_cleaner(name, tuple(numbers), kinds),

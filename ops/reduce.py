@@ -85,6 +85,7 @@ def _reduction(name: str, numpy: Callable[..., Any], combine: str, kinds: tuple[
 
     return op(
         name=name,
+        work="reduction",
         arity=1,
         attrs={"axis": None, "keepdims": False},
         kinds=kinds,
@@ -191,6 +192,7 @@ def _arg(name: str, numpy: Callable[..., Any]) -> Op:
 
     return op(
         name=name,
+        work="reduction",
         arity=1,
         attrs={"axis": REQUIRED, "keepdims": False},
         kinds=NUMBERS,
@@ -228,6 +230,7 @@ def _scan_cpu(x: np.ndarray, out: np.ndarray, *, axis: tuple[int, ...], reverse:
 
 cumulative_sum: Op = op(
     name="cumulative_sum",
+    work="reduction",
     arity=1,
     attrs={"axis": REQUIRED, "reverse": False},
     kinds=NUMBERS,

@@ -113,6 +113,7 @@ def _cpu(x: np.ndarray, out: np.ndarray, *, shape: Shape) -> None:
 
 reshape: Op = op(
     name="reshape",
+    work="layout",
     arity=1,
     attrs={"shape": REQUIRED},
     clean=_clean,

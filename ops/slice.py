@@ -137,6 +137,7 @@ def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 slice_op: Op = op(
     name="slice",
+    work="layout",
     arity=1,
     attrs={"start": REQUIRED, "stop": REQUIRED, "step": None},
     clean=_clean,
@@ -213,6 +214,7 @@ def _cuda_back(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 unslice: Op = op(
     name="unslice",
+    work="layout",
     arity=1,
     attrs={"shape": REQUIRED, "start": REQUIRED, "stop": REQUIRED, "step": None},
     clean=_clean_back,

@@ -125,6 +125,7 @@ def _cost(types: Types, output: Type, attrs: Attrs) -> Cost:
 
 softmax: Op = op(
     name="softmax",
+    work="reduction",
     arity=1,
     attrs={"axis": -1},
     kinds=FLOATS,
@@ -140,6 +141,7 @@ softmax: Op = op(
 
 log_softmax: Op = op(
     name="log_softmax",
+    work="reduction",
     arity=1,
     attrs={"axis": -1},
     kinds=FLOATS,

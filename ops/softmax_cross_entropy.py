@@ -165,6 +165,7 @@ def _grad_grad(node: Node, dg: Node) -> tuple[Node | None, ...]:
 
 softmax_cross_entropy: Op = op(
     name="softmax_cross_entropy",
+    work="reduction",
     signature="(c),()->()",
     whole="c",
     dtype=_dtype,
@@ -178,6 +179,7 @@ softmax_cross_entropy: Op = op(
 
 softmax_cross_entropy_grad: Op = op(
     name="softmax_cross_entropy_grad",
+    work="reduction",
     signature="(c),(),()->(c)",
     whole="c",
     dtype=_dtype,

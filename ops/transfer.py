@@ -52,6 +52,7 @@ recv: Op = op(
 
 copy: Op = op(
     name="copy",
+    work="layout",
     arity=1,
     infer=_same,
     access=same_index,

@@ -35,7 +35,7 @@ class Splitter:
 
     def __init__(self, graph: Graph, layouts: dict[Node, Layout]) -> None:
         self.graph, self.layouts = graph, layouts
-        self.names = _names(graph)
+        self.names = value_names(graph)
         self.made: dict[Node, list[tuple[Placed, Node]]] = {}
         self.brought: dict[tuple[Node, Box, int], Node] = {}
         self.cut: dict[tuple[Node, Box, int], Node] = {}
@@ -174,7 +174,7 @@ class Splitter:
         return self.cut[key]
 
 
-def _names(graph: Graph) -> dict[Node, str]:
+def value_names(graph: Graph) -> dict[Node, str]:
     """A readable name for every value: an input's or variable's own, else layer/op, numbered where it repeats."""
     count: dict[str, int] = {}
     names = {}

@@ -10,11 +10,11 @@ from typing import Any
 from rainshed.engine.commands.common import OK, positive, print_json, say
 from rainshed.engine.commands.files import writable
 from rainshed.engine.demo import DemoOptions, DemoResult, demo_of, run_demo
-from rainshed.engine.doctor import usable_cores
 from rainshed.engine.progress import TrainingTable
 from rainshed.engine.training import Training
 from rainshed.engine.view.units import bytes_text, count_text, plural, seconds_text
 from rainshed.ops.errors import UsageError
+from rainshed.runtime.measure import usable_cores
 
 HELP = "train a small model on real data, split over machines, and look at it"
 EXAMPLES = """\

@@ -76,6 +76,12 @@ class Agent:
         self._channel: Channel | None = None
         self._endpoint: Endpoint | None = None
 
+    @property
+    def role_uri(self) -> str:
+        """Where what this agent becomes listens: on the agent's own address, at any port."""
+        scheme, _, place = self.options.uri.partition("://")
+        return f"{scheme}://role" if scheme == "inproc" else f"{scheme}://{place.rpartition(':')[0]}:0"
+
     # -- the life of an agent -----------------------------------------------------------------------------------------
     def run(self) -> None:
         """Join, carry out orders, leave. Raises what went wrong, or nothing if the coordinator said that the job is over."""

@@ -30,9 +30,11 @@ from rainshed.runtime.cluster.orders import (
     Clock,
     Connect,
     InitVariables,
+    Moments,
     Nothing,
     Parts,
     RunStep,
+    TimeStep,
     Told,
 )
 from rainshed.runtime.cluster.processes import Processes
@@ -44,6 +46,7 @@ from rainshed.runtime.trace import ClockSample, MachineTrace, clock_offset_ns, w
 Backend = Literal["processes", "threads", "join"]
 BACKENDS: Final = ("processes", "threads", "join")
 Array = np.ndarray[Any, Any]
+LEAD_S: Final = 0.01  # between an order to begin at a moment, and that moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,8 @@ class Job:
             self._start(count, token)
             check = self._processes.check if self._processes is not None else None
             self.agents = self.coordinator.wait_for(count, check=check)[:count]
+            if options.backend == "join":  # so that a cluster file means the same worker by m0 each time
+                self.agents.sort(key=lambda agent: agent.joined.name)
             self._send_code(token)
         except BaseException:
             self.close()
@@ -131,16 +136,8 @@ class Job:
         answers = []
         for config, agent in zip(configs, agents, strict=True):
             agent.title = f"server s{config.number}"
-            answers.append(self.coordinator.order(agent, "be server", BeServer(raw_json(config), self.listen_uri)))
+            answers.append(self.coordinator.order(agent, "be server", BeServer(raw_json(config))))
         return {config.number: answer.get(Address)[0].address for config, answer in zip(configs, answers, strict=True)}
-
-    @property
-    def listen_uri(self) -> str:
-        """Where a role of this job listens."""
-        if self.options.backend == "threads":
-            return "inproc://role"
-        host = self.options.listen.rpartition(":")[0]
-        return f"{host}:0" if self.options.backend == "join" else "tcp://127.0.0.1:0"
 
     def deploy(self, plan: Plan, agents: Sequence[AgentHandle], *, group: str = "", trace: bool = False) -> Deployment:
         """Make the agents the machines of a plan, in order, and connect them."""
@@ -150,7 +147,7 @@ class Job:
         answers = {}
         for name, agent in machines.items():
             agent.title = f"machine {group}/{name}" if group else f"machine {name}"
-            order = BeMachine(whole, name, group, max(1, int(cores[name])), trace, self.listen_uri)
+            order = BeMachine(whole, name, group, max(1, int(cores[name])), trace)
             answers[name] = self.coordinator.order(agent, "be machine", order, timeout_s=self.timeouts.start_s)
         addresses = {name: answer.get(Address)[0].address for name, answer in answers.items()}
         deployment = Deployment(self, plan, machines, group)
@@ -197,6 +194,7 @@ class Deployment:
     plan: Plan
     machines: Mapping[str, AgentHandle]
     group: str
+    _offsets: dict[AgentHandle, int] = field(default_factory=dict)
 
     @property
     def agents(self) -> list[AgentHandle]:
@@ -231,6 +229,32 @@ class Deployment:
                     wholes[name] = np.empty(shapes[name, box], value.dtype)
                 wholes[name][_slices(box)] = value
         return wholes
+
+    def time_step(self, step: int) -> float:
+        """Seconds of one more step, on what was fed last: from the moment at which all machines begin to the last one's end."""
+        coordinator = self.job.coordinator
+        start_ns = time.perf_counter_ns() + int(LEAD_S * 1e9)
+        answers = [
+            coordinator.order(
+                agent,
+                "time step",
+                TimeStep(step, start_ns - self._offset_ns(agent)),
+                timeout_s=2 * self.job.timeouts.step_s,
+            )
+            for agent in self.agents
+        ]
+        moments = [
+            (m.start_ns + self._offset_ns(agent), m.end_ns + self._offset_ns(agent))
+            for agent, answer in zip(self.agents, answers, strict=True)
+            for m in [answer.get(Moments)[0]]
+        ]
+        return (max(end for _, end in moments) - min(start for start, _ in moments)) / 1e9
+
+    def _offset_ns(self, agent: AgentHandle) -> int:
+        """What to add to an agent's clock to get the one of this process; asked once."""
+        if agent not in self._offsets:
+            self._offsets[agent] = clock_offset_ns(self._samples(agent))[0]
+        return self._offsets[agent]
 
     def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         needed = {

@@ -21,14 +21,12 @@ class BeMachine(Struct, frozen=True, forbid_unknown_fields=True):
     group: str = ""  # the replica, where there are several
     threads: int = 1
     trace: bool = False
-    listen: str = "tcp://127.0.0.1:0"
 
 
 class BeServer(Struct, frozen=True, forbid_unknown_fields=True):
     """Become one shard of the parameter server. `config`: its ShardConfig."""
 
     config: Raw
-    listen: str = "tcp://127.0.0.1:0"
 
 
 class Address(Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +58,20 @@ class RunStep(Struct, frozen=True, forbid_unknown_fields=True):
     feeds: tuple[tuple[str, Box], ...]
 
 
+class TimeStep(Struct, frozen=True, forbid_unknown_fields=True):
+    """Run one more step, on what was fed last, at this moment of the agent's own time.perf_counter_ns. Answered by Moments."""
+
+    step: int
+    start_ns: int
+
+
+class Moments(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a step began and ended at a machine, on its own clock."""
+
+    start_ns: int
+    end_ns: int
+
+
 class Told(Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes sent to each neighbour so far, and the peak of the process's memory."""
 
@@ -78,3 +90,27 @@ class Code(Struct, frozen=True, forbid_unknown_fields=True):
 
     mac: str
     pickled: str
+
+
+class MeasureKernels(Struct, frozen=True, forbid_unknown_fields=True):
+    """Run the kernels of a plan's one machine for about so long. Answered by Kernels (runtime/measure.py).
+
+    threads  several, each with all kernels: what one takes when others work, too. Answered by Crowded
+    """
+
+    plan: Raw
+    budget_s: float
+    threads: int = 0
+
+
+class Crowded(Struct, frozen=True, forbid_unknown_fields=True):
+    """The mean time of a round of all kernels in each of the threads."""
+
+    round_s: float
+
+
+class MeasureLink(Struct, frozen=True, forbid_unknown_fields=True):
+    """Measure the way to the echo at this address. Answered by LinkTimes (runtime/cluster/links.py)."""
+
+    address: str
+    budget_s: float

@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
@@ -18,9 +18,11 @@ import numpy as np
 
 from rainshed.compiler.load import plan_from_json
 from rainshed.compiler.plan import Plan, Program
+from rainshed.ops.access import Box
 from rainshed.ops.errors import AuthError, PlanError, RainshedError, UsageError
 from rainshed.runtime.auth import Identity
 from rainshed.runtime.cluster.agent import Agent, Task
+from rainshed.runtime.cluster.measuring import MEASURING_TASKS
 from rainshed.runtime.cluster.orders import (
     Address,
     BeMachine,
@@ -29,9 +31,11 @@ from rainshed.runtime.cluster.orders import (
     Code,
     Connect,
     InitVariables,
+    Moments,
     Nothing,
     Parts,
     RunStep,
+    TimeStep,
     Told,
 )
 from rainshed.runtime.documents import unpack
@@ -58,6 +62,10 @@ class Machine:
     peers: Peers
     endpoint: Endpoint
     recorder: Recorder | None
+    fed: Mapping[tuple[str, Box], np.ndarray] = field(default_factory=dict)  # in the last step
+
+    def feeds(self) -> dict[str, Any]:
+        return {name: lambda box, name=name: self.fed[name, box] for name, _ in self.fed}
 
     def abort(self, error: RainshedError) -> None:
         self.executor.abort(error)
@@ -131,7 +139,7 @@ def be_machine(agent: Agent, payload: memoryview) -> Answer:
     options = Options(threads=body.threads, timeouts=agent.timeouts, recorder=recorder)
     executor = Executor(program, ops=agent.ops, peers=peers, options=options)
     identity = Identity("machine", prefix + program.machine, agent.options.job, 0, plan.hash)
-    endpoint = listen(body.listen, identity, agent.token, peers, agent.timeouts)
+    endpoint = listen(agent.role_uri, identity, agent.token, peers, agent.timeouts)
     machine = Machine(plan, program, body.group, executor, peers, endpoint, recorder)
     agent.roles["machine"] = machine
     agent.on_leave(machine.close)
@@ -145,7 +153,7 @@ def be_server(agent: Agent, payload: memoryview) -> Answer:
     config = config_from_json(bytes(body.config))
     server = ParamServer(Shard(config), agent.timeouts)
     identity = Identity("server", f"s{config.number}", agent.options.job)
-    endpoint = listen(body.listen, identity, agent.token, server, agent.timeouts)
+    endpoint = listen(agent.role_uri, identity, agent.token, server, agent.timeouts)
     agent.roles["server"] = server
     agent.on_leave(endpoint.close)
     return Address(endpoint.address), ()
@@ -192,13 +200,23 @@ def get_variables(agent: Agent, payload: memoryview) -> Answer:
 def run_step(agent: Agent, payload: memoryview) -> Answer:
     body, arrays = unpack(payload, RunStep)
     machine = machine_of(agent)
-    parts = {(name, box): array for (name, box), array in zip(body.feeds, arrays, strict=True)}
-    names = {name for name, _ in parts}
+    machine.fed = {(name, box): array for (name, box), array in zip(body.feeds, arrays, strict=True)}
     agent.progress = (body.step, "run")
-    outputs = machine.executor.run(
-        body.step, {name: lambda box, name=name: parts[name, box] for name in names}, copy=False
-    )
+    outputs = machine.executor.run(body.step, machine.feeds(), copy=False)
     return Parts(tuple(outputs)), list(outputs.values())
+
+
+def time_step(agent: Agent, payload: memoryview) -> Answer:
+    """All machines of a plan are told the same moment, each on its own clock: so the orders' own way gives none a late start."""
+    body, _ = unpack(payload, TimeStep)
+    machine = machine_of(agent)
+    agent.progress = (body.step, "run")
+    left_s = (body.start_ns - time.perf_counter_ns()) / 1e9
+    if left_s > 0:
+        agent.stopping.wait(min(left_s, agent.timeouts.rpc_s))
+    start_ns = time.perf_counter_ns()
+    machine.executor.run(body.step, machine.feeds(), copy=False)
+    return Moments(start_ns, time.perf_counter_ns()), ()
 
 
 def tell(agent: Agent, payload: memoryview) -> Answer:
@@ -238,8 +256,10 @@ ROLE_TASKS: Final[Mapping[str, Task]] = MappingProxyType(
         "put variables": put_variables,
         "get variables": get_variables,
         "run step": run_step,
+        "time step": time_step,
         "tell": tell,
         "trace": get_trace,
         "clock": clock,
+        **MEASURING_TASKS,
     }
 )

@@ -301,6 +301,34 @@ def test_doctor_tells_what_is_wrong(tmp_path):
     assert findings["launcher"].state == "wrong" and findings["token"].state == "wrong" and findings["token"].do
 
 
+@pytest.mark.parametrize("words", [("-o", "c.toml"), ("--machines", "2"), ("--calibrate", "--seconds", "0")])
+def test_doctor_refuses_words_that_do_not_go_together(capsys, words):
+    assert main(["doctor", *words]) == USAGE
+    assert "--" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_doctor_measures_a_cluster(capsys, tmp_path):
+    out, _ = run(capsys, "doctor", "--calibrate", "--seconds", "0.5", "-o", tmp_path / "c.toml", "--json")
+    found = json.loads(out)
+    cluster = rs.Cluster.from_toml(tmp_path / "c.toml")
+    assert cluster.names == ("m0",) and found["cluster"]["machine"][0]["name"] == "m0"
+    assert cluster.machines[0].flops == pytest.approx(found["cluster"]["machine"][0]["flops"], rel=1e-3)
+
+
+# -- explain ----------------------------------------------------------------------------------------------------------
+def test_explain(capsys, program, tmp_path):
+    plan = tmp_path / "plan.json"
+    run(capsys, "compile", f"{program}:build", "--machines", "2", "--strategy", "even", "-o", plan)
+    out, _ = run(capsys, "explain", plan, "--threshold", "0")
+    assert "strategy: even" in out and "read by" in out
+    out, _ = run(capsys, "explain", plan, "dense/w")
+    assert "candidates" in out and "> " in out
+    found = json.loads(run(capsys, "explain", plan, "dense/w", "--json")[0])
+    assert found["candidates"]["dense/w"] and found["values"]["dense/w"][0]["machine"] in ("m0", "m1")
+    assert main(["explain", str(plan), "dance/w"]) == USAGE
+
+
 def test_which_launcher_is_believed(tmp_path):
     slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
     assert launcher({})[0].found.startswith("none")

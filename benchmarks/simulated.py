@@ -1,0 +1,237 @@
+"""Simulated against measured step times, on test hosts with slow links.
+
+    python -m benchmarks.simulated [--json] [--hosts 2 4] [--rates 100mbit 1gbit] [--steps 15]
+
+Two things are told apart: whether the costs of kernels are right, and whether the simulator is. `predicted` is from calibrated
+costs alone; `replayed` is the same simulation with the times that the kernels took in the measured steps (of each the lowest
+quartile, without what the runtime adds between them).
+
+For each number of hosts and rate of their links: the hosts are made (tests/netlab.py: needs root), workers join over TCP with a
+token file, the cluster is calibrated, and several plans are compiled for what was measured, simulated, and run. A row is a plan:
+predicted and measured seconds of a step, the median of several; `order` is the share of pairs of plans of one cluster whose
+order by prediction is that by measurement (pairs that differ by less than the measurements' own spread are left out).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import structs
+
+import rainshed as rs
+from rainshed.compiler.plan import Plan, Run
+from rainshed.compiler.timing import step_seconds
+from rainshed.engine.calibration import calibrate
+from rainshed.ops.ir import Graph
+from rainshed.runtime.auth import read_token
+from rainshed.runtime.cluster.job import Job, JobOptions
+from rainshed.runtime.trace import RUN, MachineTrace
+from tests.netlab import NetLab, lacking
+
+ROOT = Path(__file__).resolve().parent.parent
+PORT = 7700
+TIMEOUT_S = 420.0
+
+
+# -- what is run ------------------------------------------------------------------------------------------------------
+def perceptron(batch: int = 64, units: int = 768, depth: int = 3) -> Graph:
+    x, label = rs.input("x", (batch, units)), rs.input("label", (batch,), "int32")
+    h = x
+    for _ in range(depth):
+        h = rs.layers.dense(h, units, activation=rs.relu)
+    return rs.graph(loss=rs.mean(rs.softmax_cross_entropy(h, label)), optimizer=rs.SGD(0.01))
+
+
+def local(batch: int = 32, side: int = 16, filters: int = 8) -> Graph:
+    """Locally connected layers, as in the paper's figure 1."""
+    h = x = rs.input("x", (batch, side, side, 3))
+    for _ in range(3):
+        h = rs.layers.local2d(h, filters, 3, padding="same", activation=rs.relu)
+    return rs.graph(loss=rs.mean(rs.square(h)) + 0.0 * rs.mean(x), optimizer=rs.SGD(0.01))
+
+
+def images(batch: int = 32, side: int = 24, filters: int = 16) -> Graph:
+    x, label = rs.input("x", (batch, side, side, 3)), rs.input("label", (batch,), "int32")
+    h = rs.layers.conv2d(x, filters, 5, activation=rs.relu)
+    h = rs.layers.max_pool2d(h, 2)
+    h = rs.layers.conv2d(h, 2 * filters, 3, activation=rs.relu)
+    h = rs.layers.max_pool2d(h, 2)
+    logits = rs.layers.dense(rs.layers.flatten(h), 10)
+    return rs.graph(loss=rs.mean(rs.softmax_cross_entropy(logits, label)), optimizer=rs.SGD(0.01))
+
+
+NETS: Mapping[str, Callable[[], Graph]] = {"perceptron": perceptron, "local": local, "images": images}
+PLANS = (
+    ("perceptron", "features"), ("perceptron", "batch"), ("perceptron", "layers"),
+    ("local", "space"), ("local", "batch"), ("local", "features"),
+    ("images", "space"), ("images", "batch"), ("images", "layers"),
+)  # fmt: skip
+
+
+def feeds_of(plan: Plan) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    found = {}
+    for program in plan.programs:
+        for feed in program.feeds:
+            small = program.values[feed.value].dtype == "i32"
+            found[feed.name] = (
+                generator.integers(0, 10, feed.whole, dtype=np.int32)
+                if small
+                else generator.normal(0, 0.1, feed.whole).astype(np.float32)  # small, so that nothing becomes denormal
+            )
+    return found
+
+
+# -- the coordinator, which runs at the hub ---------------------------------------------------------------------------
+def coordinate(hosts: int, address: str, steps: int) -> dict[str, Any]:
+    options = JobOptions(
+        backend="join", listen=f"tcp://{address}:{PORT}", token=read_token(), on_wait=lambda at, _: print(at, flush=True)
+    )
+    with Job(hosts, options) as job:
+        cluster = calibrate(job)
+        rows = [_row(job, cluster, net, strategy, steps) for net, strategy in PLANS]
+    return {"cluster": cluster.to_data(), "rows": rows}
+
+
+def _row(job: Job, cluster: rs.Cluster, net: str, strategy: str, steps: int) -> dict[str, Any]:
+    plan = rs.compile(NETS[net](), cluster, strategy=strategy)
+    deployment = job.deploy(plan, job.agents, trace=True)
+    deployment.init(0)
+    feeds = feeds_of(plan)
+    deployment.run(0, feeds)
+    times = [deployment.time_step(1 + i) for i in range(steps)][2:]
+    replay = replayed(plan, cluster, deployment.traces())
+    deployment.release()
+    low, middle, high = statistics.quantiles(times, n=4)
+    p = plan.prediction
+    return {
+        "net": net,
+        "strategy": strategy,
+        "predicted_s": p.step_s,
+        "replayed_s": replay,
+        "measured_s": middle,
+        "spread_s": [low, high],
+        "ratio": p.step_s / middle,
+        "bytes": p.bytes,
+        "messages": p.messages,
+        "compute_s": max(m.compute_s for m in p.machines.values()),
+    }
+
+
+def replayed(plan: Plan, cluster: rs.Cluster, traces: list[MachineTrace]) -> float:
+    """The simulated step with the kernels' own times in the traced steps, all but the first three."""
+    programs = []
+    for program, trace in zip(plan.programs, traces, strict=True):
+        times: dict[int, list[float]] = {}
+        for event in trace.events:
+            if event.kind == RUN and event.step > 2:
+                times.setdefault(event.what, []).append((event.end_ns - event.start_ns) / 1e9)
+        share = min(1.0, cluster.machine(program.machine).cores)  # costs in a plan are those of a machine with its share only
+        instructions = tuple(
+            structs.replace(x, seconds=statistics.quantiles(times[i], n=4)[0] / share) if isinstance(x, Run) and i in times else x
+            for i, x in enumerate(program.instructions)
+        )
+        programs.append(structs.replace(program, instructions=instructions))
+    return step_seconds(tuple(programs), cluster)
+
+
+# -- the hosts around it ----------------------------------------------------------------------------------------------
+def measure(hosts: int, rate: str, steps: int) -> dict[str, Any]:
+    """Make the hosts, start workers and coordinator on them, and give what the coordinator prints."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(os.urandom(32).hex())
+        lab = stack.enter_context(NetLab(hosts, rate))
+        environment = {**os.environ, "RAINSHED_TOKEN_FILE": str(token), "OPENBLAS_NUM_THREADS": "1"}
+        words = [sys.executable, "-m", "benchmarks.simulated", "--inside", lab.hub_address, "--hosts", str(hosts)]
+        coordinator = lab.hub_popen([*words, "--steps", str(steps)], env=environment, cwd=ROOT, stdout=subprocess.PIPE)
+        stack.callback(_end, coordinator)
+        assert coordinator.stdout is not None
+        coordinator.stdout.readline()  # it listens
+        for i in range(hosts):
+            uri = f"tcp://{lab.address(i)}:0"
+            join = [sys.executable, "-m", "rainshed", "worker", "--join", f"{lab.hub_address}:{PORT}"]
+            stack.callback(_end, lab.popen(i, [*join, "--name", f"host{i}", "--listen", uri], env=environment, cwd=ROOT))
+        out, _ = coordinator.communicate(timeout=TIMEOUT_S)
+        if coordinator.returncode:
+            raise SystemExit(f"the coordinator ended with {coordinator.returncode}")
+        found: dict[str, Any] = json.loads(out)
+        return {"hosts": hosts, "rate": rate, **found, **agreement(found["rows"])}
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def agreement(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How far predictions are off, and the share of pairs that they order right."""
+    errors = [abs(row["ratio"] - 1) for row in rows]
+    told = right = 0
+    for a, b in combinations(rows, 2):
+        first, second = sorted((a, b), key=lambda r: r["measured_s"])
+        if first["spread_s"][1] < second["spread_s"][0]:
+            told += 1
+            right += first["predicted_s"] < second["predicted_s"]
+    within = sum(e <= 0.15 for e in errors)
+    replays = [abs(row["replayed_s"] / row["measured_s"] - 1) for row in rows]
+    return {
+        "worst": max(errors),
+        "median": statistics.median(errors),
+        "within_15": within,
+        "replay_worst": max(replays),
+        "replay_median": statistics.median(replays),
+        "order": right / max(1, told),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--hosts", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--rates", nargs="+", default=["100mbit", "1gbit"])
+    parser.add_argument("--steps", type=int, default=15, help="measured for each plan")
+    parser.add_argument("--inside", metavar="ADDRESS", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.inside:
+        print(json.dumps(coordinate(args.hosts[0], args.inside, args.steps)))
+        return
+    if lack := lacking():
+        raise SystemExit(lack)
+    found = [measure(hosts, rate, args.steps) for hosts in args.hosts for rate in args.rates]
+    if args.json:
+        print(json.dumps({"clusters": found}))
+        return
+    for cluster in found:
+        link = cluster["cluster"]["link"]
+        print(f"{cluster['hosts']} hosts, {cluster['rate']}: measured {link['bytes_per_s'] / 1e6:.1f} MB/s, "
+              f"{link['latency_s'] * 1e6:.0f} us; {cluster['within_15']} of {len(cluster['rows'])} plans within 15 %, "
+              f"{cluster['order']:.0%} of pairs in order")  # fmt: skip
+        for row in cluster["rows"]:
+            low, high = row["spread_s"]
+            print(f"  {row['net']:<11}{row['strategy']:<9}{row['bytes'] / 1e6:8.2f} MB {row['messages']:5d} messages  "
+                  f"predicted {row['predicted_s'] * 1e3:8.1f} ms  replayed {row['replayed_s'] * 1e3:8.1f}  "
+                  f"measured {row['measured_s'] * 1e3:8.1f} "
+                  f"({low * 1e3:.1f} to {high * 1e3:.1f})  ratio {row['ratio']:.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

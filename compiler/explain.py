@@ -1,0 +1,223 @@
+"""Why a value was cut and placed as it is, and what crosses because of it: candidates with costs, transfers with reasons.
+
+`compile` leaves in a plan, for each value of weight, the layouts that the search could have given it, with what each would have
+cost while everything else stayed as it is. `explain` puts them beside where the pieces lie and what they send.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rainshed.compiler.layouts import Option
+from rainshed.compiler.passes.split import value_names
+from rainshed.compiler.plan import FED, Candidate, Plan, Program, Recv, Run, Transfer
+from rainshed.compiler.strategy import Search
+from rainshed.ops.access import Box
+from rainshed.ops.errors import UsageError
+from rainshed.ops.ir import Node
+
+MOST_VALUES = 150  # of a plan whose candidates are kept: the heaviest, and as many variables
+MOST_CANDIDATES = 6  # of a value, the cheapest
+CARRIERS = ("slice", "assemble")
+BIG_SHARE = 0.01  # of all bytes: transfers from there up are listed unless the user says otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A region of a value on a machine."""
+
+    machine: str
+    op: str
+    box: Box | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A transfer, and who reads it where it arrives."""
+
+    of: str
+    source: str
+    to: str
+    nbytes: int
+    reason: str
+    reader: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """All there is to say of one value, variable or layer; of the whole plan if `name` is empty."""
+
+    name: str
+    values: Mapping[str, tuple[Piece, ...]]
+    candidates: Mapping[str, tuple[Candidate, ...]]
+    crossings: tuple[Crossing, ...]
+    gathered: tuple[str, ...]  # values that several machines get all of
+    small: int  # transfers below the threshold, and their bytes
+    small_nbytes: int
+    threshold: int
+    notes: Mapping[str, str]  # how the plan itself was found
+
+
+# -- while compiling --------------------------------------------------------------------------------------------------
+def kept_candidates(search: Search | None, strategy: str) -> dict[str, tuple[Candidate, ...]]:
+    """Of each of the heaviest values, the cheapest first. Nothing where there was nothing to choose."""
+    if search is None or search.machines == 1 or strategy not in search.ends:
+        return {}
+    search.chosen = search.ends[strategy]
+    names = value_names(search.graph)
+    free = [n for n in search.nodes if len(search.facts[n].options) > 1]
+    heavy = sorted(free, key=lambda n: -_weight(search, n))[:MOST_VALUES]
+    variables = [n for n in free if n.op.name == "variable"][:MOST_VALUES]
+    return {names[n]: _candidates(search, n) for n in dict.fromkeys([*heavy, *variables])}
+
+
+def _weight(search: Search, node: Node) -> float:
+    """Seconds of the node on the slowest machine."""
+    fact = search.facts[node]
+    return max(p.seconds(fact.flops, fact.nbytes) for p in fact.paces)
+
+
+def _candidates(search: Search, node: Node) -> tuple[Candidate, ...]:
+    """The cheapest options; seconds with 4 digits are enough."""
+    chosen = search.chosen[node]
+    rows = []
+    for one in search.facts[node].options:
+        fact = search.facts[node]
+        compute, sums = search.compute(fact, one), search.carry(one.partial, fact.itemsize)
+        inputs = sum(
+            search.edge(value, search.chosen[value], node, one)
+            for value in dict.fromkeys(node.inputs)
+            if value in search.chosen
+        )
+        total = search.cost(node, one)
+        rows.append((total, one is not chosen, one, (compute, inputs, sums, max(0.0, total - compute - inputs - sums))))
+    rows.sort(key=lambda row: row[:2])
+    kept = rows[:MOST_CANDIDATES]
+    if all(other for _, other, _, _ in kept):
+        kept[-1] = next(row for row in rows if not row[1])
+    names = search.cluster.names
+    return tuple(
+        Candidate(
+            layout=_layout_text(search, node, one, names),
+            chosen=not other,
+            **dict(zip(("compute_s", "inputs_s", "sums_s", "readers_s"), (float(f"{s:.4g}") for s in parts), strict=True)),
+        )
+        for _, other, one, parts in kept
+        if all(s < math.inf for s in parts)
+    )
+
+
+def _layout_text(search: Search, node: Node, one: Option, names: tuple[str, ...]) -> str:
+    axes, layout = search.facts[node].access.axes, one.layout
+    cuts = [
+        f"{axis.name} in {parts}" + (" (partial sums)" if axis.role == "sum" else "")
+        for axis, parts in zip(axes, layout.grid, strict=True)
+        if parts > 1
+    ]
+    homes = [names[m] for m in dict.fromkeys(layout.homes)]
+    where = homes[0] if len(homes) == 1 else f"{homes[0]} ... {homes[-1]}" if len(homes) > 4 else ", ".join(homes)
+    return f"{' x '.join(cuts) or 'whole'} on {where}"
+
+
+# -- of a plan --------------------------------------------------------------------------------------------------------
+def explain(plan: Plan, name: str = "", *, threshold: int | None = None) -> Explanation:
+    """What decided about a value ("dense/matmul"), a variable ("dense/w") or a layer ("dense"), and what crosses because of it.
+
+    threshold  bytes from which on a transfer is listed by itself; None: a hundredth of all bytes of the plan
+    Raises     UsageError if the plan has nothing of this name
+    """
+    least = int(plan.prediction.bytes * BIG_SHARE) if threshold is None else threshold
+    values = _pieces(plan, name)
+    if name and not values:
+        known = sorted({x for p in plan.programs for x in (*(v.of for v in p.values), *_scopes(p)) if x})
+        near = [x for x in known if name.lower() in x.lower()] or known
+        raise UsageError(f"the plan has no value, variable or layer {name!r}", known=", ".join(near[:20]))
+    readers = _readers(plan)
+    mine = [t for t in plan.transfers if not name or _about(t, name, values)]
+    big = sorted((t for t in mine if t.nbytes >= least), key=lambda t: (-t.nbytes, t.key))
+    return Explanation(
+        name=name,
+        values=values if name else {},
+        candidates={value: plan.candidates[value] for value in values if value in plan.candidates} if name else {},
+        crossings=tuple(Crossing(t.of, t.source, t.to, t.nbytes, t.reason, readers.get(t.key, "")) for t in big),
+        gathered=_gathered(plan, mine, _pieces(plan, "")),
+        small=len(mine) - len(big),
+        small_nbytes=sum(t.nbytes for t in mine) - sum(t.nbytes for t in big),
+        threshold=least,
+        notes=plan.notes,
+    )
+
+
+def _scopes(program: Program) -> Iterable[str]:
+    return (i.scope for i in program.instructions if isinstance(i, Run))
+
+
+def _pieces(plan: Plan, name: str) -> dict[str, tuple[Piece, ...]]:
+    """The values meant by a name, and where each lies; those that only carry parts of others (slices, blocks) come with them."""
+    found: dict[str, list[Piece]] = {}
+    for program in plan.programs:
+        for variable in program.variables:
+            if name in ("", variable.name):
+                found.setdefault(variable.name, []).append(Piece(program.machine, "variable", variable.box, 0.0))
+        for run in program.instructions:
+            if isinstance(run, Run):
+                for number in run.outputs:
+                    value = program.values[number]
+                    if name in ("", value.of) or (name == run.scope and run.op not in CARRIERS):
+                        found.setdefault(value.of, []).append(Piece(program.machine, run.op, value.box, run.seconds))
+    return {value: tuple(pieces) for value, pieces in found.items()}
+
+
+def _about(transfer: Transfer, name: str, values: Mapping[str, Any]) -> bool:
+    return transfer.of.partition("[")[0] in values or name in (transfer.scope, transfer.for_scope)
+
+
+def _readers(plan: Plan) -> dict[int, str]:
+    """Key of a transfer -> the ops that read it where it arrives, through slices and blocks."""
+    found = {}
+    for program in plan.programs:
+        reading: dict[int, list[Run]] = {}
+        for i in program.instructions:
+            if isinstance(i, Run):
+                for value in dict.fromkeys(i.inputs):
+                    reading.setdefault(value, []).append(i)
+        for i in program.instructions:
+            if isinstance(i, Recv):
+                found[i.key] = ", ".join(dict.fromkeys(_ends(i.value, reading)))
+    return found
+
+
+def _ends(value: int, reading: Mapping[int, list[Run]]) -> Iterable[str]:
+    """What is done with a value in the end, where slices and blocks only carry it on."""
+    left = [value]
+    while left:
+        for run in reading.get(left.pop(), ()):
+            if run.op in CARRIERS and any(reading.get(v) for v in run.outputs):
+                left.extend(run.outputs)
+            else:
+                yield f"{run.op} of {run.scope}" if run.scope else run.op
+
+
+def _gathered(plan: Plan, transfers: Iterable[Transfer], pieces: Mapping[str, tuple[Piece, ...]]) -> tuple[str, ...]:
+    """Values of which at least two machines, and all that do not have it, end up with everything: each needs a reason."""
+    makers = {(of, x.machine, x.box) for of, all_of in pieces.items() for x in all_of if x.op not in CARRIERS}
+    own: dict[tuple[str, str, Box | None], int] = {}
+    for p in plan.programs:
+        own |= {key: v.nbytes for v in p.values if v.place != FED and (key := (v.of, p.machine, v.box)) in makers}
+    size: dict[str, int] = {}
+    got: dict[tuple[str, str], int] = {}
+    for (of, _, _), nbytes in own.items():
+        size[of] = size.get(of, 0) + nbytes
+    for t in transfers:
+        arrival = (t.of.partition("[")[0], t.to)
+        got[arrival] = got.get(arrival, 0) + t.nbytes
+    found: dict[str, int] = {}
+    for (of, to), nbytes in got.items():
+        here = sum(n for (name, machine, _), n in own.items() if (name, machine) == (of, to))
+        if size.get(of) and here + nbytes >= size[of]:
+            found[of] = found.get(of, 0) + 1
+    return tuple(of for of, machines in found.items() if machines > 1)

@@ -1,0 +1,170 @@
+"""What this computer can do: seconds of each kernel of a program, of the dispatcher around them, and of copying memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from msgspec import Struct
+from threadpoolctl import threadpool_limits
+
+from rainshed.compiler.plan import ARENA, FED, Feed, Free, Instruction, Output, Program, Run, Value
+from rainshed.ops.access import box_shape
+from rainshed.ops.op import Op
+from rainshed.ops.types import dtype_of
+from rainshed.runtime.executor import Executor, Options
+from rainshed.runtime.kernels import Call
+from rainshed.runtime.loaded import Loaded
+
+COPY_NBYTES: Final = 1 << 25  # well beyond any cache, and quick
+MIN_ROUNDS: Final = 3
+MAX_ROUNDS: Final = 10_000
+CHAIN: Final = 300  # instructions
+
+
+class Host(Struct, frozen=True, forbid_unknown_fields=True):
+    """A computer. `identity` is the same for all processes of one computer, also in containers."""
+
+    identity: str
+    cores: int
+    memory_bytes: int
+
+
+class Kernels(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one thread took.
+
+    seconds           of each instruction of the program, in order, medians; 0 for those that are no kernels
+    round_s           of all of them, the mean: it holds what others took of the processor
+    dispatch_s        what the runtime adds to each instruction
+    copy_bytes_per_s  of memory: bytes read and bytes written
+    """
+
+    seconds: tuple[float, ...]
+    round_s: float
+    dispatch_s: float
+    copy_bytes_per_s: float
+
+
+def this_host() -> Host:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+    except OSError:
+        boot = socket.gethostname()
+    return Host(boot, usable_cores(), memory)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on: by its affinity, and on Linux by the limit of its control group."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
+    except (OSError, ValueError):
+        return affinity
+    return affinity if quota == "max" else max(1, min(affinity, -(-int(quota) // int(period))))
+
+
+def measure_kernels(program: Program, ops: Mapping[str, Op], budget_s: float) -> Kernels:
+    """Run the kernels of a program that exchanges nothing again and again, for about `budget_s`.
+
+    They run in the order of the list, so that each finds the caches as it will in a step.
+    """
+    times, round_s = _rounds(_loaded(program, ops).calls, budget_s)
+    return Kernels(tuple(times), round_s, dispatch_rate(ops), copy_rate())
+
+
+def round_seconds(program: Program, ops: Mapping[str, Op], budget_s: float, threads: int) -> float:
+    """The mean time of a round of a program's kernels when so many threads do it at once, each by itself, for `budget_s`."""
+    loaded = [_loaded(program, ops) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        return statistics.fmean(pool.map(lambda one: _rounds(one.calls, budget_s)[1], loaded))
+
+
+def _loaded(program: Program, ops: Mapping[str, Op]) -> Loaded:
+    loaded = Loaded(program, ops)
+    loaded.init_variables(0)
+    loaded.feed(0, _feeds(program))
+    return loaded
+
+
+def _rounds(calls: list[Call | None], budget_s: float) -> tuple[list[float], float]:
+    """The median time of each call, and the mean of a round; the first round only warms up."""
+    seen: list[list[float]] = [[] for _ in calls]
+    now, rounds = time.perf_counter, 0
+    with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
+        began = now()
+        end = began + budget_s
+        while rounds <= MIN_ROUNDS or (now() < end and rounds <= MAX_ROUNDS):
+            for i, call in enumerate(calls):
+                if call is not None:
+                    started = now()
+                    call()
+                    if rounds:
+                        seen[i].append(now() - started)
+            if not rounds:
+                began = now()
+            rounds += 1
+        round_s = (now() - began) / (rounds - 1)
+    return [statistics.median(times) if times else 0.0 for times in seen], round_s
+
+
+def dispatch_rate(ops: Mapping[str, Op]) -> float:
+    """Seconds that the executor adds to each instruction: a chain of the smallest kernels, beside the kernels themselves."""
+    program = _chain()
+    alone = sum(_rounds(Loaded(program, ops).calls, 0.1)[0])
+    x = {"x": np.ones(4, np.float32)}
+    times: list[float] = []
+    with Executor(program, ops=ops, options=Options(threads=1)) as executor:
+        end = time.perf_counter() + 0.2
+        while len(times) <= MIN_ROUNDS or (time.perf_counter() < end and len(times) <= MAX_ROUNDS):
+            started = time.perf_counter()
+            executor.run(len(times), x, copy=False)
+            times.append(time.perf_counter() - started)
+    return max(0.0, statistics.median(times[1:]) - alone) / CHAIN
+
+
+def _chain() -> Program:
+    """-x, so many times, in two places of the arena."""
+    places = [Value(dtype="f32", shape=(4,), place=ARENA, offset=64 * (i % 2)) for i in range(CHAIN)]
+    instructions: list[Instruction] = []
+    for i in range(CHAIN):
+        instructions.append(Run("negative", (i,), (i + 1,)))
+        if i:
+            instructions.append(Free(i))
+    box = ((0, 4),)
+    return Program(
+        machine="m0",
+        values=(Value(dtype="f32", shape=(4,), place=FED), *places),
+        instructions=tuple(instructions),
+        feeds=(Feed("x", 0, box, (4,)),),
+        outputs=(Output("y", CHAIN, box, (4,)),),
+        arena_nbytes=128,
+    )
+
+
+def _feeds(program: Program) -> dict[str, Any]:
+    """Something for every input: numbers between 0 and 1, so that integers are all 0."""
+    generator = np.random.default_rng(0)
+    arrays = {
+        (f.name, f.box): generator.random(box_shape(f.box)).astype(dtype_of(program.values[f.value].dtype).numpy)
+        for f in program.feeds
+    }
+    return {f.name: lambda box, name=f.name: arrays[name, box] for f in program.feeds}
+
+
+def copy_rate() -> float:
+    """Bytes of memory traffic per second of one core that copies: the median of a few copies."""
+    source, target = np.ones(COPY_NBYTES, np.uint8), np.empty(COPY_NBYTES, np.uint8)
+    times = []
+    for _ in range(7):
+        started = time.perf_counter()
+        np.copyto(target, source)
+        times.append(time.perf_counter() - started)
+    return 2 * COPY_NBYTES / statistics.median(times[1:])

@@ -1,0 +1,67 @@
+"""explain: candidates, pieces and reasons of a small plan."""
+
+import pytest
+
+import rainshed as rs
+from rainshed.compiler.explain import explain
+from rainshed.compiler.machines import Cluster, Link, Machine
+from rainshed.compiler.pipeline import compile
+from rainshed.compiler.plan import Plan
+from rainshed.ops.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    x = rs.input("x", (32, 64))
+    h = rs.layers.dense(x, 256, activation=rs.relu)
+    y = rs.layers.dense(h, 256)
+    machines = tuple(Machine(name=f"m{i}", flops=1e9) for i in range(4))
+    cluster = Cluster(machines=machines, default_link=Link(1e8, 1e-5))
+    return compile(rs.graph(loss=rs.mean(rs.square(y)), outputs={"y": y}), cluster, strategy="features")
+
+
+def test_the_chosen_layout_stands_among_the_cheapest(plan: Plan) -> None:
+    found = explain(plan, "dense/matmul")
+    (candidates,) = found.candidates.values()
+    assert sum(c.chosen for c in candidates) == 1
+    assert [c.total_s for c in candidates] == sorted(c.total_s for c in candidates)
+    assert candidates[0].chosen and candidates[0].layout == "n in 4 on m0, m1, m2, m3"
+    assert any(c.layout == "whole on m0" for c in explain(plan, "dense/w").candidates["dense/w"])
+    assert [p.machine for p in found.values["dense/matmul"]] == ["m0", "m1", "m2", "m3"]
+
+
+def test_a_partial_sum_is_called_one(plan: Plan) -> None:
+    layouts = [c.layout for c in explain(plan, "dense/matmul").candidates["dense/matmul"]]
+    assert any("k in 2 (partial sums)" in text for text in layouts)
+
+
+def test_every_transfer_has_a_reason_and_a_reader(plan: Plan) -> None:
+    found = explain(plan, threshold=0)
+    assert len(found.crossings) == len(plan.transfers) and not found.small
+    assert all(c.reason and c.reader and not c.reader.startswith(("assemble", "slice")) for c in found.crossings)
+    assert [c.nbytes for c in found.crossings] == sorted((t.nbytes for t in plan.transfers), reverse=True)
+
+
+def test_the_threshold_hides_nothing_silently(plan: Plan) -> None:
+    found = explain(plan, threshold=1 << 40)
+    assert not found.crossings
+    assert (found.small, found.small_nbytes) == (len(plan.transfers), plan.prediction.bytes)
+
+
+def test_what_goes_to_all_is_said(plan: Plan) -> None:
+    """The hidden layer is cut by units; each machine's part of the next product reads all of it."""
+    assert "dense/relu" in explain(plan).gathered
+
+
+def test_layers_and_variables_have_names(plan: Plan) -> None:
+    layer = explain(plan, "dense_1")
+    assert "dense_1/matmul" in layer.values
+    variable = explain(plan, "dense/w")
+    assert {p.op for p in variable.values["dense/w"]} == {"variable"}
+    assert variable.candidates["dense/w"][0].layout.startswith("b1 in 4")
+
+
+def test_an_unknown_name_is_refused_with_those_that_are_near(plan: Plan) -> None:
+    with pytest.raises(UsageError, match="matmull") as error:
+        explain(plan, "matmull")
+    assert "dense/matmul" in error.value.detail["known"]

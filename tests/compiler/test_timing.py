@@ -1,0 +1,102 @@
+"""timing: processors that are shared, messages that share interfaces, workers; worked out by hand."""
+
+import pytest
+
+from rainshed.compiler.machines import Cluster, Link, Machine, Unit
+from rainshed.compiler.plan import ARENA, KEPT, Assign, Program, Recv, Run, Send, Value
+from rainshed.compiler.timing import step_seconds
+
+FREE = {"message_s": 0.0, "message_bytes_per_s": 1e30, "overhead_s": 0.0}
+SLOW = {"message_s": 0.5, "message_bytes_per_s": 1000.0, "overhead_s": 0.0}
+LINK = Link(bytes_per_s=1000.0, latency_s=0.25)
+LARGE = 100_000  # bytes
+
+
+def machines(*changes: dict[str, object], **same: object) -> Cluster:
+    made = tuple(Machine(name=f"m{i}", **{**FREE, **same, **change}) for i, change in enumerate(changes))  # type: ignore[arg-type]
+    return Cluster(machines=made, default_link=LINK)
+
+
+def program(machine: str, *instructions: object, nbytes: int = 1000, unit: str = "cpu") -> Program:
+    value = Value(dtype="f32", shape=(nbytes // 4,), place=ARENA, offset=0, unit=unit)
+    return Program(machine=machine, values=(value,) * 6, instructions=instructions)  # type: ignore[arg-type]
+
+
+def run(seconds: float, inputs: tuple[int, ...] = (), output: int = 0) -> Run:
+    return Run(op="exp", inputs=inputs, outputs=(output,), seconds=seconds)
+
+
+def test_machines_of_one_host_share_its_cores() -> None:
+    """Two machines with half a core each: together as fast as is said of them, one alone twice as fast."""
+    pair = machines({"cores": 0.5}, {"cores": 0.5}, host="h")
+    assert step_seconds((program("m0", run(4.0)), program("m1", run(4.0))), pair) == 4.0
+    assert step_seconds((program("m0", run(4.0)), program("m1")), pair) == 2.0
+    # The shorter is over at 2; then 4 - 2 of the longer are left, and go twice as fast.
+    assert step_seconds((program("m0", run(4.0)), program("m1", run(2.0))), pair) == 3.0
+
+
+def test_a_machine_alone_is_as_fast_as_is_said() -> None:
+    assert step_seconds((program("m0", run(4.0)), program("m1")), machines({"cores": 0.5}, {"cores": 0.5})) == 4.0
+
+
+def test_a_kernel_keeps_one_core_busy() -> None:
+    """Of two cores, a kernel said to take 1 s of both takes 2 s of one; two kernels at once take as long."""
+    two = machines({"cores": 2.0})
+    assert step_seconds((program("m0", run(1.0)),), two) == 2.0
+    assert step_seconds((program("m0", run(1.0), run(1.0, output=1)),), two) == 2.0
+    assert step_seconds((program("m0", run(1.0), run(1.0, (0,), 1)),), two) == 4.0
+
+
+def test_what_is_ready_does_not_wait_for_the_list() -> None:
+    """m0 has something to do while it waits for m1's value, though the list says that the value comes first."""
+    got = step_seconds(
+        (program("m0", Recv(0, 0, "m1"), run(1.0, (0,), 1), run(2.0, output=2)), program("m1", run(1.0), Send(0, 0, "m0"))),
+        machines({}, {}),
+    )
+    assert got == 1 + 1 + 0.25 + 1
+
+
+def test_small_messages_are_written_by_the_worker() -> None:
+    """500 bytes: 0.5 + 0.5 s of the worker before its next kernel; the same for the receiver, after wire and latency."""
+    got = step_seconds(
+        (program("m0", run(1.0), Send(0, 0, "m1"), run(5.0, (0,), 1), nbytes=500), program("m1", Recv(0, 0, "m0"), nbytes=500)),
+        machines({}, {}, **SLOW),
+    )
+    assert got == 1 + 1 + 5
+    pair = (program("m0", run(1.0), Send(0, 0, "m1"), nbytes=500), program("m1", Recv(0, 0, "m0"), nbytes=500))
+    alone = step_seconds(pair, machines({}, {}, **SLOW))
+    assert alone == 1 + 1 + 0.5 + 0.25 + 1
+
+
+def test_large_messages_take_processor_time_at_both_ends_while_they_go() -> None:
+    """100 s on the wire; each end works 50 s for it, and shares its core with a kernel of 100 s meanwhile."""
+    ends = {"message_s": 0.0, "message_bytes_per_s": 2000.0}
+    send = program("m0", run(1.0), Send(0, 0, "m1"), nbytes=LARGE)
+    receive = program("m1", Recv(0, 0, "m0"), nbytes=LARGE)
+    assert step_seconds((send, receive), machines({}, {}, **ends)) == pytest.approx(1 + 100 + 0.25)
+    busy = program("m0", run(1.0), Send(0, 0, "m1"), run(100.0, (0,), 1), nbytes=LARGE)
+    assert step_seconds((busy, receive), machines({}, {}, **ends)) == pytest.approx(1 + 150)
+
+
+def test_messages_to_one_machine_keep_their_order() -> None:
+    """The second goes when the first has left, however small it is."""
+    values = tuple(Value(dtype="f32", shape=(n // 4,), place=ARENA, offset=0) for n in (LARGE, 400))
+    sender = Program(machine="m0", values=values, instructions=(run(1.0), run(0.0, output=1), Send(0, 0, "m1"), Send(1, 1, "m1")))
+    receiver = Program(
+        machine="m1",
+        values=(*values, values[1]),
+        instructions=(Recv(1, 1, "m0"), Run(op="exp", inputs=(1,), outputs=(2,), seconds=1.0), Recv(0, 0, "m0")),
+    )
+    assert step_seconds((sender, receiver), machines({}, {})) == pytest.approx(1 + 100 + 0.4 + 0.25 + 1)
+
+
+def test_a_unit_works_beside_the_cores() -> None:
+    unit = Unit(name="cuda0", flops=1e12, bytes_per_s=1e11, memory_bytes=2**30)
+    cluster = machines({"cores": 0.5, "units": (unit,)})
+    assert step_seconds((program("m0", run(3.0), unit="cuda0"),), cluster) == 3.0
+
+
+def test_a_variable_that_gets_its_value_is_copied() -> None:
+    values = (Value(dtype="f32", shape=(250,), place=KEPT), Value(dtype="f32", shape=(250,), place=ARENA, offset=0))
+    p = Program(machine="m0", values=values, instructions=(run(1.0, (0,), 1), Assign(0, 1)))
+    assert step_seconds((p,), machines({"bytes_per_s": 1000.0})) == 1 + 2

@@ -1,0 +1,63 @@
+"""Calibration: lines through samples, rounds of pairs, and a cluster of two workers measured in a moment."""
+
+from itertools import combinations
+
+import pytest
+
+from rainshed.compiler.cluster_file import cluster_toml
+from rainshed.compiler.machines import WORKS, Cluster
+from rainshed.compiler.pipeline import compile
+from rainshed.engine.calibration import Sample, _rounds, calibrate, fit
+from rainshed.engine.calibration_sample import sample_graph
+from rainshed.ops import CATALOGUE
+from rainshed.runtime.cluster.job import Job, JobOptions
+
+
+def samples(flops_per_s: float, bytes_per_s: float, overhead_s: float) -> list[Sample]:
+    sizes = ((10, 40), (1000, 400), (5000, 100_000), (1e6, 2e6), (1e7, 1e5))
+    return [Sample(f, b, overhead_s + f / flops_per_s + b / bytes_per_s) for f, b in sizes]
+
+
+@pytest.mark.parametrize("truth", [(1e9, 1e9, 1e-5), (5e10, 1e8, 1e-6), (1e8, 1e15, 3e-4), (1e15, 2e9, 2e-6)])
+def test_a_fit_finds_what_made_the_samples(truth):
+    found = fit("product", samples(*truth))
+    for sample in samples(*truth):
+        seconds = found.overhead_s + sample.flops / found.flops_per_s + sample.nbytes / found.bytes_per_s
+        assert seconds == pytest.approx(sample.seconds, rel=1e-3)
+
+
+def test_no_part_of_a_fit_is_below_zero():
+    """Larger and yet quicker: noise, of which no rate may be made."""
+    found = fit("product", [Sample(10, 10, 2e-3), Sample(1e5, 1e5, 1e-3), Sample(2e5, 1e5, 1e-3)])
+    assert found.overhead_s >= 0 and found.flops_per_s > 0 and found.bytes_per_s > 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 7, 12])
+def test_rounds_hold_every_pair_once_and_nobody_twice(count):
+    rounds = _rounds(count)
+    assert sorted(pair for r in rounds for pair in r) == sorted(combinations(range(count), 2))
+    assert all(len({x for pair in r for x in pair}) == 2 * len(r) for r in rounds)
+    assert len(rounds) <= max(16, count)
+
+
+def test_the_sample_holds_every_kind_of_work_in_several_sizes():
+    sizes: dict[str, set[int]] = {}
+    for node in sample_graph().nodes():
+        sizes.setdefault(node.op.work, set()).add(node.op.cost_of(node).nbytes)
+    assert all(len(sizes[work]) > 2 for work in WORKS)
+
+
+def test_two_workers_are_measured():
+    with Job(2, JobOptions(backend="threads")) as job:
+        cluster = calibrate(job, seconds=0.3, sample=sample_graph(sizes=3))
+        plan = compile(sample_graph(sizes=1), cluster, strategy="batch")
+        job.deploy(plan, job.agents).release()  # nothing is left of the measuring
+    assert cluster.names == ("m0", "m1")
+    first, second = cluster.machines
+    assert first.host == second.host and 0.25 <= first.cores <= 1
+    assert set(WORKS) <= {r.work for r in first.rates}
+    assert all(r.work in WORKS or r.work in CATALOGUE for r in first.rates)
+    assert cluster.default_link.bytes_per_s > 1e6
+    assert Cluster.from_data(cluster.to_data()) == cluster
+    assert "[[machine]]" in cluster_toml(cluster)
+    assert plan.prediction.step_s > 0
