@@ -1,0 +1,506 @@
+"""The atom hypergraph of a graph's tiles: what crosses between machines for any placement of the tiles, exactly.
+
+A vertex is what must be placed together: a tile of a heavy op with its backward part and its own weights, the cheap tiles that read
+just what it makes, and the same tile of every other op that reads the same weights (the steps of a recurrent layer). An atom is a
+largest set of elements of one value with one set of readers; its net joins the tile that makes them and those that read
+them. With each element sent to a machine once, a placement moves sum(weight * (machines of the net - 1)) bytes.
+
+Source  Catalyurek and Aykanat 1999 (connectivity - 1 is the volume); Wang et al., EuroSys 2019 (regions from affine signatures)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import numpy as np
+
+from rainshed.compiler.cost import WEIGHTLESS
+from rainshed.ops.access import Access, Box, Interval, box_size, boxes, cuts, intersect
+from rainshed.ops.ir import Graph, Node
+from rainshed.ops.types import TensorType, fixed
+
+FREE = frozenset({"input", "constant", "step"})  # at every machine, and never sent
+HEAVY = 0.02  # of all work: a layer with at least this share has to be spread evenly, whatever the others do
+BACKWARD = 2.0  # the work of both gradients of an op, in units of its own
+COARSE = 36  # machines, for which the axes of the tiles are chosen
+AXES = 3  # along which one op is cut at most
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """The hypergraph.
+
+    work      f64[vertices], flops of one step, forward and backward
+    layer     i64[vertices], the number of the heavy layer, or -1
+    nbytes    i64[vertices], weights and values that live on the vertex
+    place     f64[vertices, AXES], where the tile lies along each direction, 0 to 1; -1 where it has no place
+    pins      the vertices of net e are pins[starts[e]:starts[e + 1]]; `weight` in bytes per step
+    tasks     the tiles as they run, for the simulation
+    """
+
+    work: np.ndarray
+    layer: np.ndarray
+    nbytes: np.ndarray
+    place: np.ndarray
+    starts: np.ndarray
+    pins: np.ndarray
+    weight: np.ndarray
+    layers: tuple[str, ...]
+    tasks: Tasks
+
+    @property
+    def vertices(self) -> int:
+        return len(self.work)
+
+    @property
+    def nets(self) -> int:
+        return len(self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Tiles in an order in which they can run, and what they hand on.
+
+    vertex, work       of each task; backward work is `behind`
+    maker              of each parcel (an atom with its readers), the task that makes it; -1: a shared weight
+    starts, readers    the tasks that read parcel i are readers[starts[i]:starts[i + 1]]; `nbytes` of it, one way
+    returns            whether its gradient comes back
+    """
+
+    vertex: np.ndarray
+    work: np.ndarray
+    behind: np.ndarray
+    maker: np.ndarray
+    starts: np.ndarray
+    readers: np.ndarray
+    nbytes: np.ndarray
+    returns: np.ndarray
+
+
+# -- how finely, and along which axes, an op is cut --------------------------------------------------------------------
+def grids_of(access: Access, parts: int) -> Iterator[tuple[int, ...]]:
+    """Every way to cut the loop nest into `parts` tiles along up to AXES axes; into fewer where it has not so many."""
+    limits = [axis.max_parts for axis in access.axes]
+    free = sorted((i for i, n in enumerate(limits) if n > 1), key=lambda i: -limits[i])[:6]
+    count = min(parts, math.prod(limits[i] for i in free))
+    while not (found := list(_factored(limits, free, count))):
+        count -= 1
+    yield from found
+
+
+def _factored(limits: list[int], free: list[int], parts: int) -> Iterator[tuple[int, ...]]:
+    def choose(rest: int, at: int, left: int, grid: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        if at == len(free):
+            if rest == 1:
+                yield grid
+            return
+        for n in range(1, min(rest, limits[free[at]]) + 1):
+            if rest % n == 0 and (n == 1 or left):
+                yield from choose(rest // n, at + 1, left - (n > 1), (*grid, n))
+
+    for chosen in choose(parts, 0, AXES, ()):
+        grid = [1] * len(limits)
+        for i, n in zip(free, chosen, strict=True):
+            grid[i] = n
+        yield tuple(grid)
+
+
+def volume(node: Node, access: Access, grid: tuple[int, ...]) -> int:
+    """Elements that cross if every tile of the grid has a machine of its own, and what it reads lies on others."""
+    total = 0
+    parts = [cuts(axis, n) for axis, n in zip(access.axes, grid, strict=True)]
+    for value, reaches in zip(node.inputs, access.inputs, strict=True):
+        shape = fixed(value.shape)
+        read, used = 1, set()
+        for reach, size in zip(reaches, shape, strict=True):
+            if reach.axis is None:
+                read *= size
+                continue
+            used.add(reach.axis)
+            full: Box = tuple((0, axis.size) for axis in access.axes)
+            ends = [_with(full, reach.axis, cut) for cut in parts[reach.axis]]
+            lengths = [high - low for low, high in (reach.interval(box, size) for box in ends)]
+            read *= sum(lengths)
+        read *= math.prod(len(p) for i, p in enumerate(parts) if i not in used)
+        total += read - math.prod(shape)
+    partial = math.prod(n for n, axis in zip(grid, access.axes, strict=True) if axis.role == "sum")
+    return total + (partial - 1) * node.tensor_type.size
+
+
+def _finest(node: Node, access: Access, parts: int) -> tuple[int, ...]:
+    """A grid of about `parts` tiles along the axes that are best for a few large ones: small tiles will be joined to such."""
+
+    def least(grids: Iterator[tuple[int, ...]]) -> tuple[int, ...]:
+        return min(grids, key=lambda g: (volume(node, access, g), max(g)))
+
+    coarse = least(grids_of(access, min(parts, COARSE)))
+    kept = [axis if n > 1 else replace(axis, role="whole") for axis, n in zip(access.axes, coarse, strict=True)]
+    fine = least(grids_of(replace(access, axes=tuple(kept)), parts))
+    return fine if 2 * math.prod(fine) > parts else least(grids_of(access, parts))
+
+
+def _with(box: Box, axis: int, interval: Interval) -> Box:
+    return tuple(interval if i == axis else iv for i, iv in enumerate(box))
+
+
+# -- the hypergraph ----------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _Cut:
+    """A node with its tiles, and the pieces in which its value then lies."""
+
+    node: Node
+    access: Access
+    grid: tuple[int, ...]
+    tiles: tuple[Box, ...]
+    directions: tuple[int, ...]  # per axis of the loop nest; -1: none
+    first: int = 0  # the number of the task of the first tile
+    owners: tuple[int, ...] = ()  # per piece: the task that makes it, or adds it up
+    pieces: tuple[Box, ...] = ()
+    owner_of: dict[Box, int] = field(default_factory=dict)
+
+
+def tiling(graph: Graph, parts: int) -> Tiling:
+    """The hypergraph of a graph before `differentiate`, with heavy ops cut into about `parts` tiles.
+
+    Raises  nothing for a graph that `compile` takes; sizes must be known
+    """
+    return _Builder(graph, parts).build()
+
+
+class _Builder:
+    def __init__(self, graph: Graph, parts: int) -> None:
+        self.graph, self.parts = graph, parts
+        self.training = graph.loss is not None
+        self.nodes = [n for n in graph.nodes() if n.op.name not in FREE and n.op.name != "variable"]
+        self.cut: dict[Node, _Cut] = {}
+        self.grids: dict[object, tuple[int, ...]] = {}
+        self.directions: dict[Node, tuple[int, ...]] = {}  # of each axis of a value
+        self.task_vertex: list[int] = []
+        self.task_work: list[float] = []
+        self.task_behind: list[float] = []
+        self.layer: list[int] = []
+        self.nbytes: list[int] = []
+        self.place: list[tuple[float, ...]] = []
+        self.layers: list[str] = []
+        self.tied: dict[tuple[object, int], int] = {}
+        self.heavy = self._heavy()
+        self.grows = self._grows()
+        self.parcels: dict[tuple[int, tuple[int, ...], bool], int] = {}
+
+    # what an op is to the others
+    def _weights(self, node: Node) -> tuple[str, ...]:
+        return tuple(i.name for i in node.inputs if i.op.name == "variable")
+
+    def _kind(self, node: Node) -> object:
+        """Nodes of one kind read the same weights in the same way: they are one layer, and stay together."""
+        weights = self._weights(node)
+        if not weights or not isinstance(node.type, TensorType):
+            return node
+        return (node.op.name, weights, node.access)
+
+    def _heavy(self) -> dict[object, float]:
+        work: dict[object, float] = {}
+        for node in self.nodes:
+            if node.op.name not in WEIGHTLESS:
+                work[self._kind(node)] = work.get(self._kind(node), 0.0) + node.op.cost_of(node).flops
+        total = sum(work.values()) or 1.0
+        return {kind: flops for kind, flops in work.items() if flops >= HEAVY * total}
+
+    def _grows(self) -> set[Node]:
+        """Values that a gradient comes back to."""
+        found: set[Node] = set()
+        for node in self.graph.nodes():
+            if node.op.name == "variable" or any(i in found for i in node.inputs):
+                found.add(node)
+        return found if self.training else set()
+
+    # cutting
+    def build(self) -> Tiling:
+        for node in self.nodes:
+            cut = self._grid(node)
+            self.cut[node] = cut
+            self._place(cut)
+        for node in self.nodes:
+            self._atoms(node)
+        self._shared()
+        return self._done()
+
+    def _grid(self, node: Node) -> _Cut:
+        access = node.access
+        shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
+        main = max(
+            (i for i in node.inputs if i in self.cut and isinstance(i.type, TensorType)),
+            key=lambda i: i.type.nbytes,
+            default=None,
+        )
+        follows = main is not None and not self._weights(node) and 2 * len(self.cut[main].pieces) > self.parts
+        if self._kind(node) in self.heavy and access.axes and not follows:
+            kind = access
+            if kind not in self.grids:
+                self.grids[kind] = _finest(node, access, self.parts)
+            grid = self.grids[kind]
+        elif main is None or not access.axes or not isinstance(node.type, TensorType):
+            grid = (1,) * len(access.axes)
+        else:
+            parts = [1] * len(access.axes)
+            for value, reaches in zip(node.inputs, access.inputs, strict=True):
+                if value is main:
+                    for reach, count in zip(reaches, self._counts(value), strict=True):
+                        if reach.axis is not None and access.axes[reach.axis].role != "whole":
+                            parts[reach.axis] = max(parts[reach.axis], min(count, access.axes[reach.axis].max_parts))
+            grid = tuple(parts)
+        directions = self._directions(node, access, grid)
+        cut = _Cut(node, access, grid, boxes(access, grid), directions)
+        self.directions[node] = tuple(
+            directions[r.axis] if r.axis is not None else -1 for r in (access.output if shape else ())
+        )
+        return cut
+
+    def _counts(self, value: Node) -> tuple[int, ...]:
+        """Into how many parts each axis of a value is cut."""
+        cut = self.cut[value]
+        return tuple(cut.grid[r.axis] if r.axis is not None else 1 for r in cut.access.output)
+
+    def _directions(self, node: Node, access: Access, grid: tuple[int, ...]) -> tuple[int, ...]:
+        """Axes go on in the direction of the value that they follow; new ones take a direction that is free."""
+        found = [-1] * len(grid)
+        for value, reaches in zip(node.inputs, access.inputs, strict=True):
+            for reach, direction in zip(reaches, self.directions.get(value, ()), strict=False):
+                if reach.axis is not None and found[reach.axis] < 0 and direction not in found:
+                    found[reach.axis] = direction
+        for axis, parts in enumerate(grid):
+            if parts > 1 and found[axis] < 0:
+                free = [d for d in range(AXES) if d not in found]
+                found[axis] = free[0] if free else -1
+        return tuple(found)
+
+    # vertices
+    def _place(self, cut: _Cut) -> None:
+        node, access = cut.node, cut.access
+        kind = self._kind(node)
+        cost = 0 if node.op.name in WEIGHTLESS else node.op.cost_of(node).flops
+        behind = BACKWARD * cost if node in self.grows else 0.0
+        total = max(1, box_size(access.full))
+        number = -1
+        if kind in self.heavy:
+            name = node.origin.scope or node.op.name
+            number = self._layer(kind, name)
+        own = sum(i.type.nbytes for i in node.inputs if i.op.name == "variable")
+        cut.first = len(self.task_vertex)
+        for i, box in enumerate(cut.tiles):
+            share = box_size(box) / total if access.axes else 1.0
+            vertex = self._vertex(cut, kind, i, box)
+            self.task_vertex.append(vertex)
+            self.task_work.append(cost * share)
+            self.task_behind.append(behind * share)
+            self.nbytes[vertex] += int((own + node.type.nbytes) * share)
+            if number >= 0:
+                self.layer[vertex] = number
+        self._pieces(cut)
+
+    def _layer(self, kind: object, name: str) -> int:
+        key = (kind, -1)
+        if key not in self.tied:
+            self.tied[key] = len(self.layers)
+            self.layers.append(name)
+        return self.tied[key]
+
+    def _vertex(self, cut: _Cut, kind: object, i: int, box: Box) -> int:
+        if kind in self.heavy:
+            if (kind, i) not in self.tied:
+                self.tied[kind, i] = self._new(cut, box)
+            return self.tied[kind, i]
+        regions = cut.access.regions(box, tuple(fixed(v.shape) for v in cut.node.inputs)) if cut.access.axes else ()
+        for value, region in zip(cut.node.inputs, regions, strict=False):
+            made = self.cut.get(value)
+            if made is not None and region in made.owner_of and len(made.pieces) > 1:
+                return self.task_vertex[made.owner_of[region]]
+        return self._new(cut, box)
+
+    def _new(self, cut: _Cut, box: Box) -> int:
+        where = [-1.0] * AXES
+        for interval, axis, parts, direction in zip(box, cut.access.axes, cut.grid, cut.directions, strict=True):
+            if parts > 1 and direction >= 0:
+                where[direction] = (interval[0] + interval[1]) / 2 / axis.size
+        self.place.append(tuple(where))
+        self.layer.append(-1)
+        self.nbytes.append(0)
+        return len(self.layer) - 1
+
+    def _pieces(self, cut: _Cut) -> None:
+        if not isinstance(cut.node.type, TensorType):
+            cut.pieces, cut.owners = ((),), (cut.first,)
+            return
+        shape = fixed(cut.node.shape)
+        groups: dict[Box, list[int]] = {}
+        for i, box in enumerate(cut.tiles):
+            groups.setdefault(cut.access.result(box, shape), []).append(cut.first + i)
+        owners = []
+        for box, members in groups.items():
+            if len(members) == 1:
+                owners.append(members[0])
+                continue
+            owner = self._adder(cut, box, members)
+            owners.append(owner)
+            pins = tuple(dict.fromkeys([owner, *members]))
+            self._parcel(members[0], pins, box_size(box) * cut.node.dtype.itemsize, cut.node in self.grows)
+        cut.pieces, cut.owners = tuple(groups), tuple(owners)
+        cut.owner_of = dict(zip(cut.pieces, cut.owners, strict=True))
+
+    def _adder(self, cut: _Cut, box: Box, members: list[int]) -> int:
+        """The task that adds partial results; one vertex for all that lie in the same place of one layer."""
+        key = (("sum", self._kind(cut.node)), hash(box))
+        if key not in self.tied:
+            where = [-1.0] * AXES
+            for interval, reach, size in zip(box, cut.access.output, fixed(cut.node.shape), strict=True):
+                if reach.axis is not None and cut.directions[reach.axis] >= 0 and cut.grid[reach.axis] > 1:
+                    where[cut.directions[reach.axis]] = (interval[0] + interval[1]) / 2 / size
+            self.place.append(tuple(where))
+            self.layer.append(-1)
+            self.nbytes.append(0)
+            self.tied[key] = len(self.layer) - 1
+        self.task_vertex.append(self.tied[key])
+        self.task_work.append(float(box_size(box) * (len(members) - 1)))
+        self.task_behind.append(0.0)
+        return len(self.task_vertex) - 1
+
+    # nets
+    def _parcel(self, maker: int, pins: tuple[int, ...], nbytes: int, returns: bool) -> None:
+        key = (maker, pins, returns)
+        self.parcels[key] = self.parcels.get(key, 0) + nbytes
+
+    def _atoms(self, node: Node) -> None:
+        """Cut the value of a node where the regions that its readers need begin and end."""
+        made = self.cut[node]
+        if not isinstance(node.type, TensorType):
+            for cut in self.cut.values():
+                if node in cut.node.inputs:
+                    self._parcel(made.first, (made.first, cut.first), 0, False)
+            return
+        wanted = [(made.pieces, made.owners)]
+        wanted += [(regions, range(c.first, c.first + len(c.tiles))) for c, regions in self._readers(node)]
+        if len(wanted) > 1:
+            for size, sets in _cells(fixed(node.shape), [list(w[0]) for w in wanted]):
+                (maker,) = (made.owners[k] for k in sets[0])
+                readers = [wanted[i][1][k] for i in range(1, len(wanted)) for k in sets[i]]
+                pins = tuple(dict.fromkeys([maker, *readers]))
+                self._parcel(maker, pins, size * node.dtype.itemsize, node in self.grows)
+
+    def _readers(self, value: Node) -> Iterator[tuple[_Cut, tuple[Box, ...]]]:
+        for node in self._users().get(value, ()):
+            cut = self.cut[node]
+            for i, given in enumerate(node.inputs):
+                if given is value:
+                    yield cut, _regions(cut, i)
+
+    def _users(self) -> dict[Node, list[Node]]:
+        if not hasattr(self, "_found"):
+            self._found: dict[Node, list[Node]] = {}
+            for node in self.nodes:
+                for value in dict.fromkeys(node.inputs):
+                    self._found.setdefault(value, []).append(node)
+        return self._found
+
+    def _shared(self) -> None:
+        """Weights that several vertices read: they, and their gradients, go round these."""
+        for value in self.graph.nodes():
+            if value.op.name != "variable":
+                continue
+            wanted = [(regions, range(c.first, c.first + len(c.tiles))) for c, regions in self._readers(value)]
+            for size, sets in _cells(fixed(value.shape), [list(w[0]) for w in wanted]):
+                readers = [wanted[i][1][k] for i in range(len(wanted)) for k in sets[i]]
+                if readers:
+                    first = {self.task_vertex[t]: t for t in reversed(readers)}
+                    pins = tuple(first.values())
+                    if len(pins) > 1:
+                        self._parcel(-1, pins, size * value.dtype.itemsize, self.training)
+
+    def _done(self) -> Tiling:
+        nets: dict[tuple[int, ...], int] = {}
+        for (_, pins, returns), nbytes in self.parcels.items():
+            own = tuple(sorted({self.task_vertex[t] for t in pins}))
+            if len(own) > 1 and nbytes:
+                nets[own] = nets.get(own, 0) + nbytes * (2 if returns else 1)
+        order = np.argsort([-1 if maker < 0 else maker for maker, _, _ in self.parcels], kind="stable")
+        parcels = [(key, nbytes) for key, nbytes in self.parcels.items()]
+        parcels = [parcels[i] for i in order]
+        vertex = np.array(self.task_vertex, np.int64)
+        work = np.zeros(len(self.layer))
+        np.add.at(work, vertex, np.array(self.task_work) + np.array(self.task_behind))
+        starts, pins = _packed(list(nets))
+        reader_starts, readers = _packed([tuple(p for p in pins if p != maker) for (maker, pins, _), _ in parcels])
+        return Tiling(
+            work=work,
+            layer=np.array(self.layer, np.int64),
+            nbytes=np.array(self.nbytes, np.int64),
+            place=np.array(self.place).reshape(len(self.place), AXES),
+            starts=starts,
+            pins=pins,
+            weight=np.array(list(nets.values()), np.int64),
+            layers=tuple(self.layers),
+            tasks=Tasks(
+                vertex=vertex,
+                work=np.array(self.task_work),
+                behind=np.array(self.task_behind),
+                maker=np.array([maker for (maker, _, _), _ in parcels], np.int64),
+                starts=reader_starts,
+                readers=readers,
+                nbytes=np.array([nbytes for _, nbytes in parcels], np.int64),
+                returns=np.array([returns for (_, _, returns), _ in parcels], bool),
+            ),
+        )
+
+
+def _regions(cut: _Cut, i: int) -> tuple[Box, ...]:
+    """For each tile, the region of input i that it needs."""
+    if not cut.access.axes:
+        return tuple(tuple((0, n) for n in fixed(cut.node.inputs[i].shape)) for _ in cut.tiles)
+    shape, reaches = fixed(cut.node.inputs[i].shape), cut.access.inputs[i]
+    return tuple(tuple(r.interval(box, n) for r, n in zip(reaches, shape, strict=True)) for box in cut.tiles)
+
+
+def _packed(rows: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    starts = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(r) for r in rows], out=starts[1:])
+    return starts, np.array([p for row in rows for p in row], np.int64)
+
+
+def _cells(shape: tuple[int, ...], wanted: list[list[Box]]) -> Iterator[tuple[int, list[list[int]]]]:
+    """The value in cells in which every set of regions is constant: (elements, for each list the regions around the cell).
+
+    Every list of regions is a product of intervals per axis, possibly with some combinations equal.
+    """
+    if not wanted:
+        return
+    per_axis: list[list[tuple[int, tuple[tuple[int, ...], ...]]]] = []
+    tables = []
+    for regions in wanted:
+        intervals = [list(dict.fromkeys(r[a] for r in regions)) for a in range(len(shape))]
+        index = [{iv: k for k, iv in enumerate(axis)} for axis in intervals]
+        table: dict[tuple[int, ...], list[int]] = {}
+        for k, r in enumerate(regions):
+            table.setdefault(tuple(index[a][iv] for a, iv in enumerate(r)), []).append(k)
+        tables.append((intervals, table))
+    for a, size in enumerate(shape):
+        edges = sorted({0, size, *(e for intervals, _ in tables for iv in intervals[a] for e in iv if 0 <= e <= size)})
+        merged: dict[tuple[tuple[int, ...], ...], int] = {}
+        for low, high in zip(edges[:-1], edges[1:], strict=True):
+            inside = tuple(
+                tuple(k for k, iv in enumerate(intervals[a]) if iv[0] <= low and high <= iv[1]) for intervals, _ in tables
+            )
+            merged[inside] = merged.get(inside, 0) + high - low
+        per_axis.append([(length, inside) for inside, length in merged.items()])
+    for combination in product(*per_axis):
+        size = math.prod(length for length, _ in combination)
+        sets = []
+        for i, (_, table) in enumerate(tables):
+            keys = product(*(inside[i] for _, inside in combination))
+            sets.append([k for key in keys for k in table.get(key, ())])
+        yield size, sets
+
+
+def same(a: Box, b: Box) -> bool:
+    return intersect(a, b) == a == b

@@ -1,0 +1,115 @@
+"""Placements to start from: blocks of a regular grid of machines, and recursive bisection for any number and speed of machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from rainshed.compiler.atoms import AXES, Tiling
+
+Plan = tuple[int, ...]  # for each level of cutting, the direction
+
+
+def machine_grids(machines: int) -> Iterator[tuple[int, ...]]:
+    """Every way to arrange machines in a grid along up to AXES directions."""
+
+    def rest(left: int, axes: int) -> Iterator[tuple[int, ...]]:
+        if axes == 1:
+            yield (left,)
+            return
+        for n in range(1, left + 1):
+            if left % n == 0:
+                for tail in rest(left // n, axes - 1):
+                    yield (n, *tail)
+
+    yield from rest(machines, AXES)
+
+
+def blocks(tiling: Tiling, grid: tuple[int, ...]) -> np.ndarray:
+    """Each heavy layer in as many equal blocks along each direction as the grid of machines has; the rest goes with its nets."""
+    home = np.full(tiling.vertices, -1, np.int64)
+    for layer in range(len(tiling.layers)):
+        members = np.flatnonzero(tiling.layer == layer)
+        where = np.zeros(len(members), np.int64)
+        groups = [np.arange(len(members))]
+        for axis, parts in enumerate(grid):
+            if parts == 1:
+                continue
+            new = []
+            for group in groups:
+                order = _along(tiling.place[members[group]], axis)
+                cut = _cut(tiling.work[members[group[order]]], np.ones(parts))
+                for part in range(parts):
+                    chosen = group[order[cut == part]]
+                    where[chosen] = where[chosen] * parts + part
+                    new.append(chosen)
+                where[group] = where[group]
+            groups = new
+        home[members] = where
+    return follow(tiling, home, int(np.prod(grid)))
+
+
+def bisected(tiling: Tiling, speed: np.ndarray, first: int) -> np.ndarray:
+    """Each heavy layer cut in two again and again along its longest direction, in proportion to the machines' speed."""
+    home = np.full(tiling.vertices, -1, np.int64)
+    for layer in range(len(tiling.layers)):
+        members = np.flatnonzero(tiling.layer == layer)
+        _bisect(tiling, members, np.arange(len(speed)), speed, first, home)
+    return follow(tiling, home, len(speed))
+
+
+def _bisect(tiling: Tiling, members: np.ndarray, machines: np.ndarray, speed: np.ndarray, first: int, home: np.ndarray) -> None:
+    if len(machines) == 1:
+        home[members] = machines[0]
+        return
+    half = len(machines) // 2
+    left, right = machines[:half], machines[half:]
+    place = tiling.place[members]
+    extent = np.array([len(np.unique(place[:, d])) for d in range(AXES)], float)
+    spans = np.where(extent > 1, np.ptp(place, axis=0) if len(place) else 0.0, -1.0)
+    spans[first % AXES] *= 1.0 + 1e-6
+    axis = int(np.argmax(spans))
+    order = _along(place, axis)
+    cut = _cut(tiling.work[members[order]], np.array([speed[left].sum(), speed[right].sum()]))
+    _bisect(tiling, members[order[cut == 0]], left, speed, first, home)
+    _bisect(tiling, members[order[cut == 1]], right, speed, first, home)
+
+
+def layers_in_turn(tiling: Tiling, speed: np.ndarray) -> np.ndarray:
+    """Vertices in the order of the graph, dealt to the machines in turn by work: whole layers, where there are many."""
+    return _cut(tiling.work + 1e-12 * max(1.0, float(tiling.work.sum())), speed)
+
+
+def _along(place: np.ndarray, axis: int) -> np.ndarray:
+    """The order of tiles along one direction, and along the others where they are level."""
+    others = [d for d in range(AXES) if d != axis]
+    return np.lexsort((*(place[:, d] for d in reversed(others)), place[:, axis]))
+
+
+def _cut(work: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The part of each item, in order, so that parts have about their share of the work."""
+    middle = np.cumsum(work) - work / 2
+    edges = np.cumsum(share) / share.sum() * work.sum()
+    return np.minimum(np.searchsorted(edges, middle, side="right"), len(share) - 1).astype(np.int64)
+
+
+def follow(tiling: Tiling, home: np.ndarray, machines: int) -> np.ndarray:
+    """Vertices without a home go where most bytes of their nets are, those with the most decided neighbours first."""
+    home = home.copy()
+    net = np.repeat(np.arange(tiling.nets), np.diff(tiling.starts))
+    for _ in range(8):
+        loose = home < 0
+        if not loose.any():
+            return home
+        known = ~loose[tiling.pins]
+        inside = np.zeros((tiling.nets, machines), bool)
+        inside[net[known], home[tiling.pins[known]]] = True
+        pull = np.zeros((tiling.vertices, machines))
+        np.add.at(pull, tiling.pins, inside[net] * tiling.weight[net][:, None])
+        ready = loose & (pull.max(axis=1) > 0)
+        if not ready.any():
+            break
+        home[ready] = np.argmax(pull[ready], axis=1)
+    home[home < 0] = 0
+    return home
