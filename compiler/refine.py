@@ -5,8 +5,8 @@ Source  Fiduccia and Mattheyses 1982; gains kept per vertex and machine as in Go
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -69,10 +69,38 @@ def refine(task: Task, home: np.ndarray, *, seed: int = 0, kicks: int = KICKS) -
     home = np.where(task.fixed >= 0, task.fixed, home).astype(np.int64)
     if task.machines == 1 or not len(home):
         return home
-    vertex_starts, nets = _turned(task)
-    return _search(  # type: ignore[no-any-return]
-        task.starts, task.pins, task.weight, vertex_starts, nets, task.load, task.caps, task.fixed, task.group, home, seed, kicks
-    )
+    search = _Search(task, home, seed)
+    search.settle()
+    best, lowest, failed = home.copy(), search.score(), 0
+    best[:] = search.home
+    while failed < kicks and lowest[1] > 0:
+        kick(search.state, search.random, max(4, len(home) // 100))
+        search.settle()
+        score = search.score()
+        if score < lowest:
+            lowest, failed = score, 0
+            best[:] = search.home
+        else:
+            failed += 1
+            back(search.state, best)
+    return best
+
+
+def contract(task: Task, of: np.ndarray, count: int) -> Task:
+    """The task with vertices joined: vertex v becomes part of vertex of[v]. Nets that end in one vertex are left out."""
+    load = np.zeros((count, task.load.shape[1]))
+    np.add.at(load, of, task.load)
+    fixed = np.full(count, -1, np.int64)
+    np.maximum.at(fixed, of, task.fixed)
+    net = np.repeat(np.arange(len(task.weight)), np.diff(task.starts))
+    unique = np.unique(net * count + of[task.pins])
+    net, pins = unique // count, unique % count
+    size = np.bincount(net, minlength=len(task.weight))
+    kept = size > 1
+    starts = np.zeros(int(kept.sum()) + 1, np.int64)
+    np.cumsum(size[kept], out=starts[1:])
+    group = np.zeros(count, np.int64)
+    return Task(starts, pins[kept[net]], task.weight[kept], load, task.caps, fixed, group)
 
 
 def _turned(task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -84,97 +112,82 @@ def _turned(task: Task) -> tuple[np.ndarray, np.ndarray]:
     return starts, net[order]
 
 
+class _Search:
+    """The state of a search: a placement, and the gain of every move from it."""
+
+    def __init__(self, task: Task, home: np.ndarray, seed: int) -> None:
+        self.task, self.home = task, home.copy()
+        vertex_starts, nets = _turned(task)
+        count, machines = len(home), task.machines
+        phi = np.zeros((len(task.weight), machines), np.int64)
+        benefit, penalty = np.zeros(count, np.int64), np.zeros((count, machines), np.int64)
+        held, touched, over = loads(task, home), np.zeros(count * 8 + 64, np.int64), np.array([1 + 1e-9])
+        self.state = (
+            task.starts, task.pins, task.weight, vertex_starts, nets, task.load, task.caps * over, task.fixed, self.home,
+            phi, held, benefit, penalty, touched,
+        )  # fmt: skip
+        self.random = np.array([seed * 2654435761 % 2**31 + 1], np.int64)
+        self.rng = np.random.default_rng(seed)
+        prepare(self.state)
+        self.by_group = np.argsort(task.group, kind="stable")
+        groups = np.arange(int(task.group.max(initial=-1)) + 2)
+        self.first = np.searchsorted(task.group[self.by_group], groups).astype(np.int64)
+        self.heap = np.zeros((4 * count + 1024, 3), np.int64)
+
+    def settle(self) -> None:
+        """To a local optimum within the caps."""
+        relieve(self.state)
+        for _ in range(30):
+            won = fm_pass(self.state, self.random, self.heap, max(50, int(PATIENCE * len(self.home))))
+            order = self.rng.permutation(len(self.home)).astype(np.int64)
+            won += exchange(self.state, self.task.group, order, self.by_group, self.first)
+            if won <= 0:
+                return
+
+    def score(self) -> tuple[float, int]:
+        """How far caps are broken, then bytes: to be small."""
+        phi = self.state[9]
+        spread = (phi > 0).sum(axis=1) - 1
+        return round(excess(self.task, self.home), 9), int((self.task.weight * spread).sum())
+
+
 @numba.njit(cache=True)
-def _search(starts, pins, weight, vstarts, nets, load, caps, fixed, group, home, seed, kicks):  # type: ignore[no-untyped-def]
-    """FM passes and exchanges to a local optimum; then again from a disturbed copy of the best."""
-    np.random.seed(seed)
-    machines = caps.shape[1]
-    count = len(home)
-    home = home.copy()
-    phi = np.zeros((len(weight), machines), np.int32)
+def prepare(state: Any) -> None:
+    """Count the pins of each net on each machine, and the gains."""
+    starts, pins, weight, vstarts, nets, _, _, _, home, phi, _, benefit, penalty, _ = state
     for e in range(len(weight)):
         for i in range(starts[e], starts[e + 1]):
             phi[e, home[pins[i]]] += 1
-    held = np.zeros(caps.shape)
-    for v in range(count):
-        held[:, home[v]] += load[v]
-    benefit = np.zeros(count, np.int64)
-    penalty = np.zeros((count, machines), np.int64)
-    for v in range(count):
+    for v in range(len(home)):
         for i in range(vstarts[v], vstarts[v + 1]):
             e = nets[i]
             if phi[e, home[v]] == 1:
                 benefit[v] += weight[e]
-            for t in range(machines):
+            for t in range(phi.shape[1]):
                 if phi[e, t] == 0:
                     penalty[v, t] += weight[e]
-    touched = np.zeros(count, np.int64)
-    stamp = np.zeros(count, np.int64)
-    state = (starts, pins, weight, vstarts, nets, load, caps, fixed, group, home, phi, held, benefit, penalty, touched, stamp)
-    _relieve(state)
-    _descend(state)
-    best = home.copy()
-    total = _bytes(phi, weight)
-    lowest = total
-    lowest_over = _over(held, caps)
-    failed = 0
-    while failed < kicks and lowest > 0:
-        _kick(state, max(4, count // 100))
-        _relieve(state)
-        _descend(state)
-        total = _bytes(phi, weight)
-        over = _over(held, caps)
-        if over < lowest_over - 1e-9 or (over <= lowest_over + 1e-9 and total < lowest):
-            lowest, lowest_over = total, over
-            best[:] = home
-            failed = 0
-        else:
-            failed += 1
-            for v in range(count):
-                if home[v] != best[v]:
-                    _move(state, v, best[v])
-    return best
 
 
 @numba.njit(cache=True)
-def _bytes(phi, weight):  # type: ignore[no-untyped-def]
-    total = 0
-    for e in range(len(weight)):
-        spread = -1
-        for t in range(phi.shape[1]):
-            if phi[e, t] > 0:
-                spread += 1
-        total += weight[e] * spread
-    return total
-
-
-@numba.njit(cache=True)
-def _over(held, caps):  # type: ignore[no-untyped-def]
-    worst = 0.0
-    for k in range(caps.shape[0]):
-        for t in range(caps.shape[1]):
-            worst = max(worst, held[k, t] / caps[k, t] - 1)
-    return worst if worst > 1e-9 else 0.0
-
-
-@numba.njit(cache=True)
-def _move(state, v, b):  # type: ignore[no-untyped-def]
-    """Move one vertex; the gains of all vertices follow. Returns the number of vertices in `touched` whose gains rose."""
-    starts, pins, weight, vstarts, nets, load, _, _, _, home, phi, held, benefit, penalty, touched, stamp = state
+def move(state: Any, v: int, b: int) -> int:
+    """Move one vertex; all gains follow. The number of entries of `touched`, vertices whose gains may have risen."""
+    starts, pins, weight, vstarts, nets, load, _, _, home, phi, held, benefit, penalty, touched = state
     a = home[v]
     home[v] = b
-    held[:, a] -= load[v]
-    held[:, b] += load[v]
-    stamp[v] += 1
-    mark = -stamp[v] - 1
+    for k in range(load.shape[1]):
+        held[k, a] -= load[v, k]
+        held[k, b] += load[v, k]
     rose = 0
+    own = 0
     for i in range(vstarts[v], vstarts[v + 1]):
         e = nets[i]
         w = weight[e]
         phi[e, a] -= 1
         phi[e, b] += 1
         left, come = phi[e, a], phi[e, b]
-        if left == 0 or come == 1 or left == 1 or come == 2:
+        if come == 1:
+            own += w
+        if left <= 1 or come <= 2:
             for j in range(starts[e], starts[e + 1]):
                 u = pins[j]
                 if left == 0:
@@ -189,98 +202,134 @@ def _move(state, v, b):  # type: ignore[no-untyped-def]
                     if rose < len(touched):
                         touched[rose] = u
                         rose += 1
-    benefit[v] = 0
-    for i in range(vstarts[v], vstarts[v + 1]):
-        if phi[nets[i], b] == 1:
-            benefit[v] += weight[nets[i]]
+    benefit[v] = own
     return rose
 
 
 @numba.njit(cache=True)
-def _fits(state, v, t):  # type: ignore[no-untyped-def]
-    load, caps, held = state[5], state[6], state[11]
+def back(state: Any, best: np.ndarray) -> None:
+    """Every vertex to where it is in `best`."""
+    home = state[8]
+    for v in range(len(home)):
+        if home[v] != best[v]:
+            move(state, v, best[v])
+
+
+@numba.njit(cache=True)
+def fits(state: Any, v: int, t: int) -> bool:
+    load, caps, held = state[5], state[6], state[10]
     for k in range(caps.shape[0]):
-        if load[v, k] > 0 and held[k, t] + load[v, k] > caps[k, t] * (1 + 1e-9):
+        if load[v, k] > 0 and held[k, t] + load[v, k] > caps[k, t]:
             return False
     return True
 
 
 @numba.njit(cache=True)
-def _best(state, v):  # type: ignore[no-untyped-def]
-    """The machine that v should move to, and the bytes saved; -1 if there is none with room."""
-    home, benefit, penalty = state[9], state[12], state[13]
+def best_of(state: Any, v: int) -> Any:
+    """The machine that v should move to, or -1 if none has room; and the bytes that this saves."""
+    home, benefit, penalty = state[8], state[11], state[12]
     best, gain = -1, -(1 << 62)
     for t in range(penalty.shape[1]):
         if t != home[v]:
             g = benefit[v] - penalty[v, t]
-            if g > gain and _fits(state, v, t):
+            if g > gain and fits(state, v, t):
                 best, gain = t, g
     return best, gain
 
 
 @numba.njit(cache=True)
-def _descend(state):  # type: ignore[no-untyped-def]
-    for _ in range(30):
-        won = _pass(state)
-        won += _exchange(state)
-        if won <= 0:
-            return
+def draw(random: np.ndarray) -> int:
+    """The next of a sequence of numbers below 2**31."""
+    random[0] = (random[0] * 1103515245 + 12345) % 2147483648
+    return random[0] >> 8
 
 
 @numba.njit(cache=True)
-def _pass(state):  # type: ignore[no-untyped-def]
+def push(heap: np.ndarray, size: int, key: int, tie: int, v: int) -> int:
+    if size >= len(heap):
+        return size
+    i = size
+    while i > 0:
+        up = (i - 1) // 2
+        if heap[up, 0] < key or (heap[up, 0] == key and heap[up, 1] <= tie):
+            break
+        heap[i, 0], heap[i, 1], heap[i, 2] = heap[up, 0], heap[up, 1], heap[up, 2]
+        i = up
+    heap[i, 0], heap[i, 1], heap[i, 2] = key, tie, v
+    return size + 1
+
+
+@numba.njit(cache=True)
+def pop(heap: np.ndarray, size: int) -> int:
+    """Take the first entry off; it then stands at `size - 1`."""
+    size -= 1
+    k0, k1, k2 = heap[0, 0], heap[0, 1], heap[0, 2]
+    key, tie, v = heap[size, 0], heap[size, 1], heap[size, 2]
+    i = 0
+    while True:
+        j = 2 * i + 1
+        if j >= size:
+            break
+        if j + 1 < size and (heap[j + 1, 0] < heap[j, 0] or (heap[j + 1, 0] == heap[j, 0] and heap[j + 1, 1] < heap[j, 1])):
+            j += 1
+        if key < heap[j, 0] or (key == heap[j, 0] and tie <= heap[j, 1]):
+            break
+        heap[i, 0], heap[i, 1], heap[i, 2] = heap[j, 0], heap[j, 1], heap[j, 2]
+        i = j
+    heap[i, 0], heap[i, 1], heap[i, 2] = key, tie, v
+    heap[size, 0], heap[size, 1], heap[size, 2] = k0, k1, k2
+    return size
+
+
+@numba.njit(cache=True)
+def fm_pass(state: Any, random: np.ndarray, heap: np.ndarray, patience: int) -> int:
     """One FM pass: each vertex moves at most once, best first; then back to the best point on the way. Bytes saved."""
-    fixed, home, benefit, touched = state[7], state[9], state[12], state[14]
+    fixed, home, benefit, touched = state[7], state[8], state[11], state[13]
     count = len(home)
     locked = np.zeros(count, np.bool_)
-    heap = [(0, 0, 0, 0)]
-    heap.pop()
+    size = 0
     for v in range(count):
         if fixed[v] < 0 and benefit[v] > 0:
-            t, g = _best(state, v)
+            t, g = best_of(state, v)
             if t >= 0:
-                heapq.heappush(heap, (-g, np.random.randint(1 << 30), v, t))
+                size = push(heap, size, -g, draw(random), v)
     trail_v = np.empty(count, np.int64)
     trail_from = np.empty(count, np.int64)
     moves, best_at, now, best_gain = 0, 0, 0, 0
-    patience = max(50, int(PATIENCE * count))
-    while len(heap) > 0 and moves - best_at < patience:
-        key, _, v, t = heapq.heappop(heap)
+    while size > 0 and moves - best_at < patience:
+        size = pop(heap, size)
+        key, v = heap[size, 0], heap[size, 2]
         if locked[v]:
             continue
-        t, g = _best(state, v)
+        t, g = best_of(state, v)
         if t < 0:
             continue
         if -g > key:
-            heapq.heappush(heap, (-g, np.random.randint(1 << 30), v, t))
+            size = push(heap, size, -g, draw(random), v)
             continue
         locked[v] = True
         trail_v[moves], trail_from[moves] = v, home[v]
         moves += 1
-        rose = _move(state, v, t)
+        rose = move(state, v, t)
         now += g
         if now > best_gain:
             best_gain, best_at = now, moves
         for i in range(rose):
             u = touched[i]
             if not locked[u] and fixed[u] < 0 and benefit[u] > 0:
-                ut, ug = _best(state, u)
-                if ut >= 0:
-                    heapq.heappush(heap, (-ug, np.random.randint(1 << 30), u, ut))
+                t, g = best_of(state, u)
+                if t >= 0:
+                    size = push(heap, size, -g, draw(random), u)
     for i in range(moves - 1, best_at - 1, -1):
-        _move(state, trail_v[i], trail_from[i])
+        move(state, trail_v[i], trail_from[i])
     return best_gain
 
 
 @numba.njit(cache=True)
-def _exchange(state):  # type: ignore[no-untyped-def]
+def exchange(state: Any, group: np.ndarray, order: np.ndarray, by_group: np.ndarray, first: np.ndarray) -> int:
     """Exchange two vertices of one group where that saves bytes: it works where the caps leave no room. Bytes saved."""
-    load, fixed, group, home, benefit, penalty = state[5], state[7], state[8], state[9], state[12], state[13]
-    count = len(home)
+    caps, fixed, home, held, benefit, penalty = state[6], state[7], state[8], state[10], state[11], state[12]
     saved = 0
-    order = np.random.permutation(count)
-    by_group = np.argsort(group)
-    first = np.searchsorted(group[by_group], np.arange(group.max() + 2))
     for v in order:
         if fixed[v] >= 0 or group[v] < 0 or benefit[v] == 0:
             continue
@@ -289,84 +338,72 @@ def _exchange(state):  # type: ignore[no-untyped-def]
         for i in range(first[group[v]], first[group[v] + 1]):
             u = by_group[i]
             t = home[u]
-            if t == a or fixed[u] >= 0:
-                continue
-            g = benefit[v] - penalty[v, t] + benefit[u] - penalty[u, a]
-            if g > top:
-                top, mate = g, u
+            if t != a and fixed[u] < 0:
+                g = benefit[v] - penalty[v, t] + benefit[u] - penalty[u, a]
+                if g > top:
+                    top, mate = g, u
         if mate < 0:
             continue
         b = home[mate]
         g = benefit[v] - penalty[v, b]
-        _move(state, v, b)
+        move(state, v, b)
         g += benefit[mate] - penalty[mate, a]
-        _move(state, mate, a)
-        if g <= 0 or not _holds(state, a, b):
-            _move(state, mate, b)
-            _move(state, v, a)
-        else:
+        move(state, mate, a)
+        good = g > 0
+        for k in range(caps.shape[0]):
+            if held[k, a] > caps[k, a] or held[k, b] > caps[k, b]:
+                good = False
+        if good:
             saved += g
+        else:
+            move(state, mate, b)
+            move(state, v, a)
     return saved
 
 
 @numba.njit(cache=True)
-def _holds(state, a, b):  # type: ignore[no-untyped-def]
-    caps, held = state[6], state[11]
-    for k in range(caps.shape[0]):
-        if held[k, a] > caps[k, a] * (1 + 1e-9) or held[k, b] > caps[k, b] * (1 + 1e-9):
-            return False
-    return True
-
-
-@numba.njit(cache=True)
-def _relieve(state):  # type: ignore[no-untyped-def]
+def relieve(state: Any) -> None:
     """Move vertices from machines that are over a cap to machines with room, at the least cost in bytes."""
-    load, caps, fixed, home, held, benefit, penalty = (
-        state[5], state[6], state[7], state[9], state[11], state[12], state[13],
-    )  # fmt: skip
+    load, caps, fixed, home = state[5], state[6], state[7], state[8]
+    held, benefit, penalty = state[10], state[11], state[12]
     count, machines = len(home), caps.shape[1]
     for k in range(caps.shape[0]):
         for a in range(machines):
-            guard = 0
-            while held[k, a] > caps[k, a] * (1 + 1e-9) and guard < count:
-                guard += 1
+            tries = 0
+            while held[k, a] > caps[k, a] and tries < count:
+                tries += 1
                 best_v, best_t, best_gain = -1, -1, -1e300
                 for v in range(count):
-                    if home[v] != a or load[v, k] <= 0 or fixed[v] >= 0:
-                        continue
-                    for t in range(machines):
-                        if t != a and held[k, t] + load[v, k] <= caps[k, t] * (1 + 1e-9):
-                            g = (benefit[v] - penalty[v, t]) / load[v, k]
-                            if not _fits(state, v, t):
-                                g -= 1e18
-                            if g > best_gain:
-                                best_v, best_t, best_gain = v, t, g
+                    if home[v] == a and load[v, k] > 0 and fixed[v] < 0:
+                        for t in range(machines):
+                            if t != a and held[k, t] + load[v, k] <= caps[k, t]:
+                                g = (benefit[v] - penalty[v, t]) / load[v, k]
+                                if not fits(state, v, t):
+                                    g -= 1e18
+                                if g > best_gain:
+                                    best_v, best_t, best_gain = v, t, g
                 if best_v < 0:
                     break
-                _move(state, best_v, best_t)
+                move(state, best_v, best_t)
 
 
 @numba.njit(cache=True)
-def _kick(state, size):  # type: ignore[no-untyped-def]
+def kick(state: Any, random: np.ndarray, size: int) -> None:
     """Move a ball of neighbouring vertices to one machine nearby, caps or not."""
-    starts, pins, vstarts, nets, fixed, home = state[0], state[1], state[3], state[4], state[7], state[9]
-    count = len(home)
-    v = np.random.randint(count)
-    target = -1
+    starts, pins, vstarts, nets, fixed, home = state[0], state[1], state[3], state[4], state[7], state[8]
+    v, target = draw(random) % len(home), -1
     for _ in range(20):
         if vstarts[v + 1] > vstarts[v]:
-            e = nets[np.random.randint(vstarts[v], vstarts[v + 1])]
-            u = pins[np.random.randint(starts[e], starts[e + 1])]
+            e = nets[vstarts[v] + draw(random) % (vstarts[v + 1] - vstarts[v])]
+            u = pins[starts[e] + draw(random) % (starts[e + 1] - starts[e])]
             if home[u] != home[v]:
                 target = home[u]
                 break
-        v = np.random.randint(count)
+        v = draw(random) % len(home)
     if target < 0:
         return
     for _ in range(size):
-        if fixed[v] < 0:
-            _move(state, v, target)
-        e = nets[np.random.randint(vstarts[v], vstarts[v + 1])]
-        v = pins[np.random.randint(starts[e], starts[e + 1])]
-        if vstarts[v + 1] == vstarts[v]:
-            return
+        if fixed[v] < 0 and home[v] != target:
+            move(state, v, target)
+        e = nets[vstarts[v] + draw(random) % (vstarts[v + 1] - vstarts[v])]
+        v = pins[starts[e] + draw(random) % (starts[e + 1] - starts[e])]

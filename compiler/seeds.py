@@ -8,9 +8,6 @@ import numpy as np
 
 from rainshed.compiler.atoms import AXES, Tiling
 
-Plan = tuple[int, ...]  # for each level of cutting, the direction
-
-
 def machine_grids(machines: int) -> Iterator[tuple[int, ...]]:
     """Every way to arrange machines in a grid along up to AXES directions."""
 
@@ -113,3 +110,18 @@ def follow(tiling: Tiling, home: np.ndarray, machines: int) -> np.ndarray:
         home[ready] = np.argmax(pull[ready], axis=1)
     home[home < 0] = 0
     return home
+
+
+def columns(tiling: Tiling) -> tuple[np.ndarray, int] | None:
+    """Tiles at one place of every heavy layer as one: the column of each vertex, and their number; None where places differ."""
+    heavy = np.flatnonzero(tiling.layer >= 0)
+    if len(tiling.layers) < 2:
+        return None
+    unique, column = np.unique(np.round(tiling.place[heavy] * 1e6).astype(np.int64), axis=0, return_inverse=True)
+    counts = np.zeros((len(tiling.layers), len(unique)), int)
+    np.add.at(counts, (tiling.layer[heavy], column.ravel()), 1)
+    if not (counts == counts[:, :1]).all() or not (counts > 0).all() or len(unique) < 2:
+        return None
+    of = np.full(tiling.vertices, -1, np.int64)
+    of[heavy] = column.ravel()
+    return follow(tiling, of, len(unique)), len(unique)

@@ -1,0 +1,137 @@
+"""Other partitioners on the same hypergraph: METIS (edge cut and volume) and Mt-KaHyPar, both from the extra [bench].
+
+METIS takes several weights per vertex, so that every heavy layer is balanced; it is called through its C interface, since
+pymetis leaves these arguments out. Mt-KaHyPar takes one weight: either all layers together, or columns of tiles that lie at
+the same place of every layer, where layers have the same places.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import mtkahypar
+import numpy as np
+import pymetis
+
+from rainshed.compiler.atoms import Tiling
+from rainshed.compiler.refine import Task, crossing, excess
+from rainshed.compiler.seeds import columns
+
+UNIT = 1_000_000  # weights are whole numbers: this many in all
+INDEX = np.int64  # the idx_t that the METIS of pymetis was built with
+_OPTIONS = 40  # METIS_NOPTIONS
+_OBJTYPE, _SEED, _NCUTS = 1, 8, 7  # places in the options of METIS 5
+
+
+def metis(tiling: Tiling, task: Task, *, volume: bool, balance: float, seeds: Sequence[int]) -> np.ndarray:
+    """The best of several runs: one constraint per heavy layer; `volume`: communication volume instead of edge cut."""
+    library = ctypes.CDLL(pymetis._internal.__file__)
+    starts, neighbours, weights = _graph(tiling)
+    constraints = _constraints(tiling)
+    size = np.zeros(tiling.vertices, np.int64)
+    own = tiling.tasks.maker >= 0
+    np.add.at(size, tiling.tasks.vertex[tiling.tasks.maker[own]], tiling.tasks.nbytes[own])
+    found = []
+    for seed in seeds:
+        options = np.full(_OPTIONS, -1, INDEX)
+        options[_OBJTYPE], options[_SEED] = int(volume), seed
+        home = np.zeros(tiling.vertices, INDEX)
+        cut = ctypes.c_int64(0)
+        limit = np.full(constraints.shape[1], balance, np.float32)
+        arrays = [starts, neighbours, constraints, _small(size), weights]
+        kept = [np.ascontiguousarray(a, INDEX) for a in arrays]
+        pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in kept]
+        status = library.METIS_PartGraphKway(
+            ctypes.byref(ctypes.c_int64(tiling.vertices)),
+            ctypes.byref(ctypes.c_int64(constraints.shape[1])),
+            *pointers,
+            ctypes.byref(ctypes.c_int64(task.machines)),
+            None,
+            limit.ctypes.data_as(ctypes.c_void_p),
+            options.ctypes.data_as(ctypes.c_void_p),
+            ctypes.byref(cut),
+            home.ctypes.data_as(ctypes.c_void_p),
+        )
+        if status == 1:
+            found.append(home.astype(np.int64))
+    return _best(task, found)
+
+
+def _small(weights: np.ndarray) -> np.ndarray:
+    """Weights scaled so that sums of many stay in 32 bits."""
+    scale = max(1.0, float(weights.sum()) / 2**29)
+    return np.maximum(weights / scale, weights > 0).astype(np.int64)
+
+
+def _graph(tiling: Tiling) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tiles as a graph: each maker joined to each reader by the bytes that go between; shared weights as stars."""
+    tasks = tiling.tasks
+    counts = np.diff(tasks.starts)
+    makers = np.where(tasks.maker >= 0, tasks.maker, tasks.readers[np.minimum(tasks.starts[:-1], len(tasks.readers) - 1)])
+    a = np.repeat(tasks.vertex[makers], counts)
+    b = tasks.vertex[tasks.readers]
+    w = np.repeat(tasks.nbytes * (1 + tasks.returns), counts)
+    a, b, w = a[a != b], b[a != b], w[a != b]
+    key = np.concatenate([a * tiling.vertices + b, b * tiling.vertices + a])
+    unique, where = np.unique(key, return_inverse=True)
+    total = np.bincount(where, weights=np.concatenate([w, w])).astype(np.int64)
+    starts = np.searchsorted(unique // tiling.vertices, np.arange(tiling.vertices + 1))
+    return starts, unique % tiling.vertices, _small(total)
+
+
+def _constraints(tiling: Tiling) -> np.ndarray:
+    """One column per heavy layer."""
+    table = np.zeros((tiling.vertices, max(1, len(tiling.layers))))
+    for layer in range(len(tiling.layers)):
+        table[:, layer] = np.where(tiling.layer == layer, tiling.work, 0)
+    if not tiling.layers:
+        table[:, 0] = tiling.work
+    return np.round(table / table.sum(axis=0) * UNIT).astype(np.int64)
+
+
+def mt_kahypar(tiling: Tiling, task: Task, *, balance: float, seeds: Sequence[int], library: Any) -> np.ndarray:
+    """The best of several runs under one balance of all work."""
+    return _mt_kahypar(tiling.work, tiling.starts, tiling.pins, tiling.weight, task, balance, seeds, library)
+
+
+def mt_kahypar_columns(
+    tiling: Tiling, task: Task, *, balance: float, seeds: Sequence[int], library: Any
+) -> np.ndarray | None:
+    """The same on columns of tiles at one place of every heavy layer; None where the layers have different places."""
+    joined = columns(tiling)
+    if joined is None:
+        return None
+    of, count = joined
+    work = np.bincount(of, weights=tiling.work, minlength=count)
+    rows = [np.unique(of[tiling.pins[a:b]]) for a, b in zip(tiling.starts[:-1], tiling.starts[1:], strict=True)]
+    kept = [i for i, row in enumerate(rows) if len(row) > 1]
+    starts = np.concatenate([[0], np.cumsum([len(rows[i]) for i in kept])])
+    pins = np.concatenate([rows[i] for i in kept])
+    home = _mt_kahypar(work, starts, pins, tiling.weight[kept], task, balance, seeds, library, of)
+    return home[of]
+
+
+def _mt_kahypar(work, starts, pins, weight, task, balance, seeds, library, of=None):  # type: ignore[no-untyped-def]
+    whole = np.maximum(1, np.round(work / work.sum() * UNIT)).astype(int).tolist()
+    nets = [pins[a:b].tolist() for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    context = library.context_from_preset(mtkahypar.PresetType.HIGHEST_QUALITY)
+    context.set_partitioning_parameters(task.machines, balance - 1, mtkahypar.Objective.KM1)
+    context.logging = False
+    found = []
+    for seed in seeds:
+        mtkahypar.set_seed(seed)
+        graph = library.create_hypergraph(context, len(whole), len(nets), nets, whole, weight.tolist())
+        result = graph.partition(context)
+        found.append(np.array([result.block_id(v) for v in range(len(whole))], np.int64))
+    if of is not None:
+        return min(found, key=lambda home: crossing(task, home[of]))
+    return min(found, key=lambda home: crossing(task, home))
+
+
+def _best(task: Task, found: list[np.ndarray]) -> np.ndarray:
+    """Fewest bytes among those that keep the caps; if none does, the one that breaks them least."""
+    if not found:
+        return np.zeros(len(task.load), np.int64)
+    return min(found, key=lambda home: (excess(task, home) > 0, crossing(task, home) if excess(task, home) == 0 else 0, excess(task, home)))
