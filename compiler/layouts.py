@@ -13,17 +13,21 @@ from itertools import pairwise
 
 import numpy as np
 
-from rainshed.ops.access import Access, Box, box_size, boxes, intersect
+from rainshed.ops.access import Access, Box, Interval, Reach, box_size, boxes, intersect
 
 MIN_SLICE = 256  # elements: smaller results of partial sums are added in one place
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A grid of parts per iteration axis, and the home of each tile in row-major order."""
+    """A grid of parts per iteration axis, and the home of each tile in row-major order.
+
+    With `cut`, these boxes are the tiles instead: uneven ones, for uneven machines; the grid then only says along which axes.
+    """
 
     grid: tuple[int, ...]
     homes: tuple[int, ...]
+    cut: tuple[Box, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +63,87 @@ def spread(parts: int, machines: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=65536)
 def tiles(access: Access, layout: Layout) -> tuple[Box, ...]:
-    return boxes(access, layout.grid)
+    return boxes(access, layout.grid) if layout.cut is None else layout.cut
 
 
 @lru_cache(maxsize=65536)
 def pieces(access: Access, layout: Layout, shape: tuple[int, ...]) -> tuple[Placed, ...]:
     """The pieces in which the value lies under a layout, after partial results are added."""
+    results = [access.result(box, shape) for box in tiles(access, layout)]
     groups: dict[Box, list[int]] = {}
-    for i, box in enumerate(tiles(access, layout)):
-        groups.setdefault(access.result(box, shape), []).append(i)
+    for i, result in enumerate(results):
+        groups.setdefault(result, []).append(i)
+    if sum(map(box_size, groups)) > box_size(tuple((0, n) for n in shape)):
+        return _cells(access, layout, shape, results)
     found: list[Placed] = []
     for box, members in groups.items():
         homes = list(dict.fromkeys(layout.homes[m] for m in members))
         for part, home in zip(_slices(box, len(homes)), homes, strict=False):
             found.append(Placed(part, home, tuple(members)))
     return tuple(found)
+
+
+def _cells(access: Access, layout: Layout, shape: tuple[int, ...], results: list[Box]) -> tuple[Placed, ...]:
+    """The pieces where partial results overlap without being equal: largest boxes with one set of partial results and one owner.
+
+    Where tiles lie side by side, the border between their owners is in the middle of what both give something to.
+    """
+    owned = [
+        tuple(_owned(reach, access, box, n) for reach, n in zip(access.output, shape, strict=True))
+        for box in tiles(access, layout)
+    ]
+    edges = [sorted({e for box in (*results, *owned) for e in box[d]}) for d in range(len(shape))]
+    at = [{e: i for i, e in enumerate(axis)} for axis in edges]
+    table = np.zeros((2, len(results), *(max(1, len(axis) - 1) for axis in edges)), bool)
+    for kind, given in enumerate((results, owned)):
+        for i, box in enumerate(given):
+            table[(kind, i, *(slice(at[d][low], at[d][high]) for d, (low, high) in enumerate(box)))] = True
+    codes: dict[bytes, int] = {}
+    flat = np.ascontiguousarray(table.reshape(2 * len(results), -1).T)
+    marks = np.array([codes.setdefault(row.tobytes(), len(codes)) for row in flat]).reshape(table.shape[2:])
+    found = []
+    for low, high in _runs(marks):
+        cell = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        one = (slice(None), slice(None), *low)
+        members = tuple(np.flatnonzero(table[one][0]).tolist())
+        owners = np.flatnonzero(table[one][1]).tolist() or members[:1]
+        box = tuple((edges[d][s.start], edges[d][s.stop]) for d, s in enumerate(cell))
+        homes = list(dict.fromkeys(layout.homes[m] for m in owners))
+        for part, home in zip(_slices(box, len(homes)), homes, strict=False):
+            found.append(Placed(part, home, members))
+    return tuple(found)
+
+
+def _owned(reach: Reach, access: Access, box: Box, size: int) -> Interval:
+    """Which part of an axis of the result belongs to a tile."""
+    if reach.axis is None:
+        return 0, size
+
+    def border(edge: int) -> int:
+        if edge in (0, access.axes[reach.axis].size):  # type: ignore[index]
+            return size if edge else 0
+        after, before = (reach.scale * edge + reach.low) // reach.per, (reach.scale * (edge - 1) + reach.high) // reach.per
+        return min(size, max(0, (after + before + 1) // 2))
+
+    low, high = box[reach.axis]
+    return border(low), border(high)
+
+
+def _runs(marks: np.ndarray) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Boxes of equal marks that cover the array, each grown along one axis after the other."""
+    done = np.zeros(marks.shape, bool)
+    for first in np.ndindex(marks.shape):
+        if done[first]:
+            continue
+        high = [i + 1 for i in first]
+        for d in reversed(range(marks.ndim)):
+            while high[d] < marks.shape[d]:
+                new = tuple(slice(high[k], high[k] + 1) if k == d else slice(first[k], high[k]) for k in range(marks.ndim))
+                if (marks[new] != marks[first]).any() or done[new].any():
+                    break
+                high[d] += 1
+        done[tuple(slice(a, b) for a, b in zip(first, high, strict=True))] = True
+        yield first, tuple(high)
 
 
 def _slices(box: Box, parts: int) -> list[Box]:

@@ -227,16 +227,27 @@ def _input_infer(types: Types, attrs: Attrs) -> Type:
 
 
 def _input_access(types: Types, output: TensorType, attrs: Attrs) -> Access:
-    """Out axes are positions of x; of dy come the windows that touch them."""
+    """Two ways to cut height and width, of which the one that moves less: windows that stay where their dy is and add what they
+    give (the borders of dx move), or positions of x, to which the windows that touch them come (the borders of dy move)."""
     dy, w = types
     height, width = two_windows(_kernel("conv2d_input_grad", w), attrs, attrs["low"])
     b, h, v, c = fixed(output.shape)
-    channels = _channels(c, fixed(dy.shape)[3], attrs["groups"], free="c")
+    _, rows, columns, out = fixed(dy.shape)
+    channels = _channels(c, out, attrs["groups"], free="c")
+    weights = (WHOLE, WHOLE, channels.wc, channels.o)
+    combine = "add" if attrs["groups"] == 1 else None
+    if c <= out and height.covers(h, rows) and width.covers(v, columns):
+        return Access(
+            axes=(Axis("b", b), Axis("oh", rows, "sum"), Axis("ow", columns, "sum"), *channels.axes),
+            inputs=((Reach(0), Reach(1), Reach(2), channels.o), weights),
+            output=(Reach(0), height.gives(1), width.gives(2), channels.c),
+            combine="add",
+        )
     return Access(
         axes=(Axis("b", b), Axis("h", h), Axis("w", v), *channels.axes),
-        inputs=((Reach(0), height.inverse(1), width.inverse(2), channels.o), (WHOLE, WHOLE, channels.wc, channels.o)),
+        inputs=((Reach(0), height.inverse(1), width.inverse(2), channels.o), weights),
         output=(Reach(0), Reach(1), Reach(2), channels.c),
-        combine="add" if attrs["groups"] == 1 else None,
+        combine=combine,
     )
 
 
@@ -244,7 +255,7 @@ def _input_tile(tile: Tile) -> Mapping[str, Any]:
     windows = two_windows(_kernel("conv2d_input_grad", tile.inputs[1]), tile.attrs, tile.attrs["low"])
     return {
         "image": tuple(high - low for low, high in tile.result[1:3]),
-        "low": tuple(w.inverse_low(tile.box[i], tile.regions[0][i]) for i, w in enumerate(windows, 1)),
+        "low": tuple(w.inverse_low(tile.result[i], tile.regions[0][i]) for i, w in enumerate(windows, 1)),
         "groups": _groups(tile, fixed(tile.output.shape)[3]),
     }
 

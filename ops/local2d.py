@@ -171,12 +171,24 @@ def _input_infer(types: Types, attrs: Attrs) -> Type:
 
 
 def _input_access(types: Types, output: TensorType, attrs: Attrs) -> Access:
-    """Out axes are positions of x; the windows that touch them bring their dy and their weights."""
+    """Windows that stay with their weights and add what they give to each position that they cover.
+
+    Where windows leave positions out: positions of x, to which the windows that touch them bring their dy and their weights.
+    """
     dy, w = types
     height, width = _windows(w, attrs, attrs["low"])
     b, h, v, c = fixed(output.shape)
+    rows, columns = fixed(dy.shape)[1:3]
+    out = Axis("o", fixed(dy.shape)[3], "sum")
+    if height.covers(h, rows) and width.covers(v, columns):
+        return Access(
+            axes=(Axis("b", b), Axis("oh", rows, "sum"), Axis("ow", columns, "sum"), Axis("c", c), out),
+            inputs=((Reach(0), Reach(1), Reach(2), Reach(4)), (Reach(1), Reach(2), WHOLE, WHOLE, Reach(3), Reach(4))),
+            output=(Reach(0), height.gives(1), width.gives(2), Reach(3)),
+            combine="add",
+        )
     return Access(
-        axes=(Axis("b", b), Axis("h", h), Axis("w", v), Axis("c", c), Axis("o", fixed(dy.shape)[3], "sum")),
+        axes=(Axis("b", b), Axis("h", h), Axis("w", v), Axis("c", c), out),
         inputs=(
             (Reach(0), height.inverse(1), width.inverse(2), Reach(4)),
             (height.inverse(1), width.inverse(2), WHOLE, WHOLE, Reach(3), Reach(4)),
@@ -190,7 +202,7 @@ def _input_tile(tile: Tile) -> Mapping[str, Any]:
     windows = _windows(tile.inputs[1], tile.attrs, tile.attrs["low"])
     return {
         "image": tuple(high - low for low, high in tile.result[1:3]),
-        "low": tuple(w.inverse_low(tile.box[i], tile.regions[0][i]) for i, w in enumerate(windows, 1)),
+        "low": tuple(w.inverse_low(tile.result[i], tile.regions[0][i]) for i, w in enumerate(windows, 1)),
     }
 
 

@@ -53,6 +53,15 @@ class Window:
         """How windows follow positions, which are the iteration axis: the windows that touch a position."""
         return Reach(axis, low=self.low - self.span + self.stride, high=self.low, per=self.stride)
 
+    def gives(self, axis: int) -> Reach:
+        """How positions follow windows that add something to each position they cover; gaps between windows count too."""
+        return Reach(axis, scale=self.stride, low=-self.low, high=max(self.span, self.stride) - 1 - self.low)
+
+    def covers(self, size: int, count: int) -> bool:
+        """Whether `count` windows, with the gaps between them, reach all of the `size` positions."""
+        high = (count - 1) * self.stride + max(self.span, self.stride) - 1 - self.low
+        return count > 0 and self.low >= 0 and high >= size - 1
+
     def tile(self, windows: Interval, region: Interval) -> Pair:
         """The padding (low, high) of the tile with these windows, given the part of the axis that they reach."""
         first, last = windows

@@ -85,6 +85,26 @@ def test_an_image_in_squares(op: str, k: int, g: int) -> None:
     assert sent_elements(laid_out(Graph({"y": y}), layouts, g * g)) == 2 * channels * (sides + corners)
 
 
+@pytest.mark.parametrize("op", ["conv2d", "local2d"])
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("g", [1, 2, 4])
+def test_the_gradient_of_an_image_moves_as_much_as_the_image(op: str, k: int, g: int) -> None:
+    """Backwards the same halos as forwards, as partial results of dx: no weights, which stay with their windows."""
+    size, channels, out = 16, 2, 5
+    dy = distributed("dy", (2, size, size, out))
+    shape = (k, k, channels, out) if op == "conv2d" else (size, size, k, k, channels, out)
+    w = constant(np.ones(shape, np.float32)) if op == "conv2d" else variable("w", shape)
+    low = ((k - 1) // 2,) * 2
+    dx = C[f"{op}_input_grad"](dy, w, image=(size, size), low=low)
+    read = C["tanh"](dx)
+    homes = tuple(range(g * g))
+    layouts = {dy: Layout((1, g, g, 1), homes), dx: Layout((1, g, g, 1, 1), homes), read: Layout((1, g, g, 1), homes)}
+    if op == "local2d":
+        layouts[w] = Layout((g, g, 1, 1, 1, 1), homes)
+    sides, corners = 2 * (g - 1) * (k - 1) * size, ((g - 1) * (k - 1)) ** 2
+    assert sent_elements(laid_out(Graph({"y": read}), layouts, g * g)) == 2 * channels * (sides + corners)
+
+
 def test_overlapping_halos_are_sent_once() -> None:
     """Two layers that read one image: the wider halo goes, the narrower one is cut out of it where it is read."""
     x = distributed("x", (1, 16, 16, 2))
