@@ -104,7 +104,11 @@ class Splitter:
     def _added(self, node: Node, piece: Placed, parts: list[Node], layout: Layout, shape: tuple[int, ...]) -> Node:
         """One piece of a value: the tile itself, or the sum of slices of partial results, each machine's own added first."""
         if len(piece.members) == 1:
-            return parts[piece.members[0]]
+            (only,) = piece.members
+            region = parts[only].origin.box
+            if region is None or isinstance(node.type, TupleType):
+                return parts[only]
+            return self._slice(parts[only], within(piece.box, region), layout.homes[only])
         combine = CATALOGUE[node.access.combine or "add"]
         by_home: dict[int, list[Node]] = {}
         for m in piece.members:
