@@ -1,310 +1,358 @@
-"""Choosing a layout for every node: a starting strategy for the whole graph, then each node in turn takes what costs least.
+"""Choosing a layout for every node: the cheapest for the whole graph at once, or from a start, node by node.
 
 The cost of a choice is its compute time (the slowest machine's share) and the time of the bytes it makes cross, taken from exact
-regions. Each strategy is one start; `compile` builds the plan of each and keeps the one whose simulated step is shortest.
+regions. Each strategy is one way to search; `compile` keeps the plan whose simulated step is shortest.
+
+Source  exact costs per edge and elimination: Jia et al. (OptCNN), ICML 2018; Elango (PaSE), IPDPS 2021
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rainshed.compiler.cost import WEIGHTLESS, Pace, pace
-from rainshed.compiler.layouts import Flow, Layout, Option, factor_grids, flow, option, spread
+import numpy as np
+
+from rainshed.compiler.candidates import candidates
+from rainshed.compiler.cost import WEIGHTLESS
+from rainshed.compiler.eliminate import Problem, solve
+from rainshed.compiler.layouts import Layout, Option, option
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.setting import Setting
+from rainshed.compiler.spread import ALL, Spread, groups, layers_of, stages_of
+from rainshed.compiler.traffic import Parts, Wires, edge_seconds
 from rainshed.ops.access import Access
 from rainshed.ops.ir import Graph, Node, users
-from rainshed.ops.op import Op
 from rainshed.ops.types import TensorType, TupleType, fixed
 
 # Free at every machine: fed to it, or written into its program.
 FREE = frozenset({"input", "constant", "step"})
 SWEEPS = 4
+NEVER = 1e9  # seconds: more than any step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """Nodes of one access, of the same shapes and on the same machines: they share their options, packed for traffic.py."""
+
+    options: tuple[Option, ...]
+    lies: Parts  # where the value lies, per option
+    wants: tuple[Parts, ...]  # what each input must bring, per option
+
+    @classmethod
+    def of(cls, options: tuple[Option, ...]) -> Kind:
+        return cls(
+            options,
+            Parts.of([(o.corners, o.piece_homes) for o in options]),
+            tuple(Parts.of([(o.regions[i], o.homes) for o in options]) for i in range(len(options[0].regions))),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Facts:
-    """What the search asks of a node again and again. Nodes of one kind (access and shapes) share their options."""
+    """What the search asks of a node again and again. `spent`: seconds of the node itself, per option."""
 
     node: Node
     access: Access
     itemsize: int
-    flops: int
-    nbytes: int
-    paces: tuple[Pace, ...]  # of each machine
-    options: tuple[Option, ...]
+    kind: Kind
+    spent: np.ndarray
 
 
 class Search:
-    """The layouts of one graph on one cluster, improved node by node."""
+    """The layouts of one graph on one cluster."""
 
-    def __init__(self, graph: Graph, cluster: Cluster) -> None:
+    def __init__(self, graph: Graph, cluster: Cluster, spread: Spread = ALL) -> None:
         self.graph, self.cluster = graph, cluster
         self.machines = len(cluster.machines)
-        self.speed = [m.flops for m in cluster.machines]
-        self.band = [m.bytes_per_s for m in cluster.machines]
-        self._paces: dict[Op, tuple[Pace, ...]] = {}
-        link = cluster.default_link
-        self.link_bytes_per_s = min([link.bytes_per_s, *(x.bytes_per_s for x in cluster.links.values())])
-        self.latency_s = max([link.latency_s, *(x.latency_s for x in cluster.links.values())])
-        self._kinds: dict[object, tuple[Option, ...]] = {}
-        self._flows: dict[tuple[Option, Option, int], Flow] = {}
-        self._seconds: dict[tuple[Option, Option, int, int], float] = {}
+        self.speed = np.array([m.flops for m in cluster.machines])
+        self.band = np.array([m.bytes_per_s for m in cluster.machines])
+        self.overhead = np.array([m.overhead_s for m in cluster.machines])
+        self.wires = Wires.of(cluster)
         self.nodes = [n for n in graph.nodes() if n.op.name not in FREE]
         self.readers = users(graph.nodes())
+        self.layer = layers_of(graph)
+        self.groups = groups(cluster, spread)
+        self.stage = stages_of(graph, self.layer, len(self.groups))
+        self.turn = stages_of(graph, self.layer, self.machines)
+        self._kinds: dict[object, Kind] = {}
+        self._edges: dict[object, np.ndarray] = {}
         self.facts = {n: self._facts(n) for n in self.nodes}
-        self.chosen: dict[Node, Option] = {}
-        self.ends: dict[str, dict[Node, Option]] = {}  # what was chosen from each start
-        self.stored = self._stored()
-        self.stores: dict[Node, list[Node]] = {}
-        for value, variable in self.stored.items():
-            self.stores.setdefault(variable, []).append(value)
-        self.layer_home = self._deal_layers()
+        self.chosen: dict[Node, int] = {}
+        self.near = self._near()
 
     def _facts(self, node: Node) -> Facts:
         access = node.access
         shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
         shapes = tuple(fixed(i.shape) if isinstance(i.type, TensorType) else () for i in node.inputs)
-        weightless = node.op.name in WEIGHTLESS
-        cost = node.op.cost_of(node)
-        if node.op not in self._paces:
-            self._paces[node.op] = tuple(pace(m, node.op) for m in self.cluster.machines)
-        kind = (access, shape, shapes, node.origin.pin)
-        if kind not in self._kinds:
-            layouts = self._layouts(node, access)
-            self._kinds[kind] = tuple(option(access, one, shapes, shape, self.machines) for one in layouts)
-        return Facts(
-            node=node,
-            access=access,
-            itemsize=node.dtype.itemsize if isinstance(node.type, TensorType) else 1,
-            flops=0 if weightless else cost.flops,
-            nbytes=0 if weightless else cost.nbytes or 0,
-            paces=self._paces[node.op],
-            options=self._kinds[kind],
-        )
+        layer = self.layer[node]
+        own = self.groups[self.stage.get(layer, 0)]
+        key = (access, shape, shapes, node.origin.pin, own, self.turn.get(layer, 0))
+        if key not in self._kinds:
+            layouts = self._layouts(node, access, shapes, shape, own)
+            self._kinds[key] = Kind.of(tuple(option(access, one, shapes, shape, self.machines) for one in layouts))
+        kind = self._kinds[key]
+        itemsize = node.dtype.itemsize if isinstance(node.type, TensorType) else 1
+        return Facts(node, access, itemsize, kind, self._spent(node, kind, itemsize))
 
-    def _layouts(self, node: Node, access: Access) -> list[Layout]:
-        """What a node can choose from: whole on any one machine, or cut along one or two axes for all of them."""
+    def _layouts(
+        self, node: Node, access: Access, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...], own: tuple[int, ...]
+    ) -> list[Layout]:
         single = (1,) * len(access.axes)
         if node.origin.pin is not None:
             return [Layout(single, (self.cluster.names.index(node.origin.pin),))]
-        found = [Layout(single, (m,)) for m in range(self.machines)]
-        if self.machines > 1:
-            grids = dict.fromkeys(factor_grids(access, self.machines))
-            found += [Layout(grid, spread(math.prod(grid), self.machines)) for grid in grids]
-        return found
-
-    def _stored(self) -> dict[Node, Node]:
-        """Root -> variable: values that must end where a variable lies."""
-        variables = self.graph.variables
-        found = {}
-        for name, node in self.graph.updates.items():
-            found[node] = variables[name]
-        for name, node in self.graph.outputs.items():
-            if name.startswith("grad/") and name[5:] in variables:
-                found[node] = variables[name[5:]]
-        return {node: variable for node, variable in found.items() if node in self.facts}
-
-    def _deal_layers(self) -> dict[str, int]:
-        """The machine of each layer when layers are dealt out in order of first use, by work; backward follows forward."""
-        work: dict[str, float] = {}
-        for node, f in self.facts.items():
-            work[node.origin.scope] = work.get(node.origin.scope, 0.0) + f.flops + f.nbytes
-        total, so_far, machine = sum(work.values()) or 1.0, 0.0, {}
-        for scope, amount in work.items():
-            machine[scope] = min(self.machines - 1, int((so_far + amount / 2) / total * self.machines))
-            so_far += amount
-        return machine
+        speeds = tuple(float(self.speed[m]) for m in own)
+        found = list(candidates(access, shapes, shape, own, speeds))
+        fastest = max(own, key=lambda m: (self.speed[m], -m))
+        found += [Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0))]
+        return list(dict.fromkeys(found))
 
     # -- costs in seconds ---------------------------------------------------------------------------------------------
-    def compute(self, f: Facts, one: Option) -> float:
-        if not f.flops and not f.nbytes:
-            return 0.0
-        slowest = 0.0
-        for m, share in enumerate(one.share):
-            if share:
-                time = f.paces[m].seconds(f.flops * share, f.nbytes * share, one.calls[m])
-                slowest = max(slowest, time)
-        return slowest
+    def _spent(self, node: Node, kind: Kind, itemsize: int) -> np.ndarray:
+        """Seconds of each option by itself: computing, and adding partial results."""
+        weightless = node.op.name in WEIGHTLESS
+        cost = node.op.cost_of(node)
+        flops, nbytes = (0, 0) if weightless else (cost.flops, cost.nbytes or 0)
+        share = np.array([o.share for o in kind.options])
+        calls = np.array([o.calls for o in kind.options])
+        spent = np.zeros(len(kind.options))
+        if flops or nbytes:
+            spent = (np.maximum(flops * share / self.speed, nbytes * share / self.band) + calls * self.overhead).max(axis=1)
+        for i, o in enumerate(kind.options):
+            if o.partial.messages:
+                busy = max(*o.partial.out, *o.partial.into) * itemsize * self.wires.per_byte.max()
+                spent[i] += self.wires.seconds(np.array(busy), np.array(o.partial.messages / self.machines))
+        if node.op.name == "variable":  # a small price for holding much on one machine, so that equal choices spread it
+            spent = spent + 0.1 * node.type.nbytes * (share / self.band).max(axis=1)
+        return spent
 
-    def carry(self, moved: Flow, itemsize: int) -> float:
-        if not moved.messages:
-            return 0.0
-        busiest = max(*moved.out, *moved.into) * itemsize
-        return busiest / self.link_bytes_per_s + self.latency_s * max(1.0, moved.messages / self.machines)
-
-    def edge(self, value: Node, have: Option, reader: Node, its: Option) -> float:
-        """Seconds to bring one value to one reader."""
-        if isinstance(value.type, TupleType):
-            return 0.0 if have.layout.homes[0] == its.layout.homes[0] else math.inf  # a tuple does not travel
+    def edge(self, value: Node, reader: Node) -> np.ndarray:
+        """Seconds to bring one value to one reader, per option of both."""
+        have, its = self.facts[value], self.facts[reader]
         i = reader.inputs.index(value)
-        itemsize = self.facts[value].itemsize
-        key = (have, its, i, itemsize)
-        if key not in self._seconds:
-            if key[:3] not in self._flows:
-                self._flows[key[:3]] = flow(have, its.regions[i], its.homes, self.machines)
-            self._seconds[key] = self.carry(self._flows[key[:3]], itemsize)
-        return self._seconds[key]
+        key = (have.kind, its.kind, i, have.itemsize, isinstance(value.type, TupleType))
+        if key not in self._edges:
+            if isinstance(value.type, TupleType):  # a tuple does not travel
+                homes = np.array([o.homes[0] for o in have.kind.options]), np.array([o.homes[0] for o in its.kind.options])
+                self._edges[key] = np.where(homes[0][:, None] == homes[1][None, :], 0.0, NEVER)
+            else:
+                self._edges[key] = edge_seconds(have.kind.lies, its.kind.wants[i], have.itemsize, self.wires)
+        return self._edges[key]
 
-    def store(self, value: Node, have: Option, its: Option) -> float:
-        """Seconds to bring a gradient or an update to where its variable lies."""
-        key = (have, its, -1)
-        if key not in self._flows:
-            self._flows[key] = flow(have, its.corners, its.piece_homes, self.machines)
-        return self.carry(self._flows[key], self.facts[value].itemsize)
+    def store(self, value: Node, variable: Node) -> np.ndarray:
+        """Seconds to bring a gradient or an update to where its variable lies, per option of both."""
+        have, its = self.facts[value], self.facts[variable]
+        key = (have.kind, its.kind, -1, have.itemsize, False)
+        if key not in self._edges:
+            self._edges[key] = edge_seconds(have.kind.lies, its.kind.lies, have.itemsize, self.wires)
+        return self._edges[key]
 
-    def cost(self, node: Node, one: Option) -> float:
-        """All that changes with the layout of one node, the others staying as they are."""
-        f = self.facts[node]
-        total = self.compute(f, one) + self.carry(one.partial, f.itemsize)
-        for value in dict.fromkeys(node.inputs):
-            if value in self.chosen:
-                total += self.edge(value, self.chosen[value], node, one)
-        for reader in self.readers[node]:
-            if reader in self.chosen:
-                total += self.edge(node, one, reader, self.chosen[reader])
-        variable = self.stored.get(node)
-        if variable is not None and variable in self.chosen:
-            total += self.store(node, one, self.chosen[variable])
-        if node.op.name == "variable":
-            total += sum(self.store(v, self.chosen[v], one) for v in self.stores.get(node, ()) if v in self.chosen)
-            total += self._memory(f, one)
+    def pairs(self) -> list[tuple[Node, Node, np.ndarray]]:
+        """Every two nodes whose layouts make bytes cross, with the seconds per option of both."""
+        found = [(v, n, self.edge(v, n)) for n in self.nodes for v in dict.fromkeys(n.inputs) if v in self.facts]
+        return found + [(v, x, self.store(v, x)) for v, x in self._stored()]
+
+    def _stored(self) -> list[tuple[Node, Node]]:
+        """(value, variable): what must end where a variable lies."""
+        variables = self.graph.variables
+        found = [(node, variables[name]) for name, node in self.graph.updates.items()]
+        for name, node in self.graph.outputs.items():
+            if name.startswith("grad/") and name[5:] in variables:
+                found.append((node, variables[name[5:]]))
+        return [(node, variable) for node, variable in dict.fromkeys(found) if node in self.facts and node is not variable]
+
+    def _near(self) -> dict[Node, list[tuple[Node, np.ndarray]]]:
+        near: dict[Node, list[tuple[Node, np.ndarray]]] = {n: [] for n in self.nodes}
+        for a, b, seconds in self.pairs():
+            near[a].append((b, seconds))
+            near[b].append((a, seconds.T))
+        return near
+
+    def cost(self) -> float:
+        """Seconds of all choices, as if everything ran one after the other."""
+        total = sum(float(self.facts[n].spent[i]) for n, i in self.chosen.items())
+        for node, near in self.near.items():
+            total += sum(float(s[self.chosen[node], self.chosen[other]]) for other, s in near) / 2
         return total
 
-    def _memory(self, f: Facts, one: Option) -> float:
-        """A small price for holding much of a variable on one machine, so that equal choices spread the parameters."""
-        nbytes = f.node.type.nbytes
-        return 0.1 * max(nbytes * share / self.band[m] for m, share in enumerate(one.share))
-
-    # -- the search ---------------------------------------------------------------------------------------------------
-    def start(self, strategy: Start) -> None:
-        """Every node gets the strategy's layout; variables lie where the readers then want them."""
+    # -- searching ----------------------------------------------------------------------------------------------------
+    def start(self, start: Start) -> None:
+        """Every node gets the start's layout; variables lie where the readers then want them."""
         self.chosen = {}
         for node in self.nodes:
-            options = self.facts[node].options
+            options = self.facts[node].kind.options
             if len(options) == 1:
-                self.chosen[node] = options[0]
+                self.chosen[node] = 0
             elif node.op.name != "variable":
-                wanted = strategy(self, node)
-                self.chosen[node] = next((o for o in options if o.layout == wanted), options[0])
+                self.chosen[node] = start(self, node)
         for node in self.nodes:
             if node not in self.chosen:
-                self.chosen[node] = self.best(node)
+                self.chosen[node] = self._best(node)
 
-    def best(self, node: Node) -> Option:
+    def _best(self, node: Node) -> int:
         """The option that costs least now; the present one where several do."""
-        options = self.facts[node].options
+        costs = self.facts[node].spent.copy()
+        for other, seconds in self.near[node]:
+            if other in self.chosen:
+                costs += seconds[:, self.chosen[other]]
         now = self.chosen.get(node)
-        if len(options) == 1:
-            return options[0]
-        costs = [(self.cost(node, one), one is not now, i) for i, one in enumerate(options)]
-        return options[min(costs)[2]]
+        best = int(np.argmin(costs))
+        return best if now is None or costs[best] < costs[now] else now
 
     def improve(self) -> None:
         """Each node takes its cheapest layout, in sweeps up and down, until nothing changes."""
-        open_ = set(self.nodes)  # those whose neighbours have changed since they chose; the others would choose the same
         for sweep in range(SWEEPS):
+            changed = False
             for node in self.nodes if sweep % 2 == 0 else reversed(self.nodes):
-                if node not in open_:
-                    continue
-                open_.remove(node)
-                new = self.best(node)
-                if new is not self.chosen[node]:
-                    self.chosen[node] = new
-                    open_.update(self._neighbours(node))
-            if not open_:
+                new = self._best(node)
+                changed |= new != self.chosen[node]
+                self.chosen[node] = new
+            if not changed:
                 return
 
-    def _neighbours(self, node: Node) -> list[Node]:
-        """The nodes whose cost the layout of this one is part of."""
-        found = [*node.inputs, *self.readers[node], *self.stores.get(node, ())]
-        if node in self.stored:
-            found.append(self.stored[node])
-        return [n for n in found if n in self.chosen]
+    def settle(self) -> None:
+        """The cheapest choice for all nodes at once, no worse than the present one.
+
+        Nodes of one layer that are of one kind and do the same (the time steps of a recurrent layer) choose alike.
+        """
+        alike: dict[object, int] = {}
+        of: dict[Node, int] = {}
+        for node in self.nodes:
+            key = (node.op.name, self.layer[node], id(self.facts[node].kind), node.origin.backward, node.name)
+            of[node] = alike.setdefault(key, len(alike))
+        unary = [np.zeros(0)] * len(alike)
+        for node in self.nodes:
+            unary[of[node]] = self.facts[node].spent + (unary[of[node]] if len(unary[of[node]]) else 0.0)
+        pairs: dict[tuple[int, int], np.ndarray] = {}
+        for a, b, seconds in self.pairs():
+            i, j = of[a], of[b]
+            if i == j:
+                unary[i] = unary[i] + np.diag(seconds)
+                continue
+            key2, table = ((i, j), seconds) if i < j else ((j, i), seconds.T)
+            pairs[key2] = pairs[key2] + table if key2 in pairs else table
+        start = [0] * len(alike)
+        for node in reversed(self.nodes):
+            start[of[node]] = self.chosen[node]
+        choice = solve(Problem(unary, pairs), start)
+        before, cost = self.chosen, self.cost()
+        self.chosen = {node: choice[of[node]] for node in self.nodes}
+        if self.cost() > cost:
+            self.chosen = before
 
 
-Start = Callable[[Search, Node], Layout]
+Start = Callable[[Search, Node], int]
 
 
 # -- starts -----------------------------------------------------------------------------------------------------------
-def _cut(search: Search, node: Node, order: list[int]) -> Layout:
-    """The first axis of `order` that can be cut for all machines."""
-    access = search.facts[node].access
-    for i in order:
-        if access.axes[i].max_parts >= search.machines and access.axes[i].role != "whole":
-            grid = tuple(search.machines if k == i else 1 for k in range(len(access.axes)))
-            return Layout(grid, spread(search.machines, search.machines))
-    return Layout((1,) * len(access.axes), (0,))
+def _along(search: Search, node: Node, order: list[int]) -> int:
+    """The first option that cuts just one axis, the first of `order` that can be cut for all machines."""
+    options = search.facts[node].kind.options
+    for axis in order:
+        for i, o in enumerate(options):
+            if [k for k, n in enumerate(o.layout.grid) if n > 1] == [axis] and len(o.layout.homes) == search.machines:
+                return i
+    return 0
 
 
-def along_batch(search: Search, node: Node) -> Layout:
+def along_batch(search: Search, node: Node) -> int:
     """Every op is cut along its first axis: the batch, in most graphs."""
     axes = search.facts[node].access.axes
     joins = [i for i, a in enumerate(axes) if a.role == "join"]
-    return _cut(search, node, joins + [i for i, a in enumerate(axes) if a.role == "sum"])
+    return _along(search, node, joins + [i for i, a in enumerate(axes) if a.role == "sum"])
 
 
-def along_features(search: Search, node: Node) -> Layout:
+def along_features(search: Search, node: Node) -> int:
     """Every op is cut along its last axis: units of a layer, channels."""
     axes = search.facts[node].access.axes
     joins = [i for i, a in enumerate(axes) if a.role == "join"]
-    return _cut(search, node, joins[::-1] + [i for i, a in enumerate(axes) if a.role == "sum"])
+    return _along(search, node, joins[::-1] + [i for i, a in enumerate(axes) if a.role == "sum"])
 
 
-def along_longest(search: Search, node: Node) -> Layout:
+def along_longest(search: Search, node: Node) -> int:
     axes = search.facts[node].access.axes
-    return _cut(search, node, sorted(range(len(axes)), key=lambda i: (axes[i].role != "join", -axes[i].size)))
+    return _along(search, node, sorted(range(len(axes)), key=lambda i: (axes[i].role != "join", -axes[i].size)))
 
 
-def in_space(search: Search, node: Node) -> Layout:
+def in_space(search: Search, node: Node) -> int:
     """Images are cut in two dimensions, as squares as the machines allow; the rest along its longest axis."""
-    access = search.facts[node].access
-    joins = [i for i, a in enumerate(access.axes) if a.role == "join"]
-    if len(joins) >= 4:
-        y, x = joins[1], joins[2]
-        for a in range(math.isqrt(search.machines), 0, -1):
-            b = search.machines // a
-            if search.machines % a == 0 and access.axes[y].max_parts >= b and access.axes[x].max_parts >= a:
-                grid = tuple(b if k == y else a if k == x else 1 for k in range(len(access.axes)))
-                return Layout(grid, spread(search.machines, search.machines))
+    if len(search.facts[node].access.axes) >= 4:
+        found = [
+            (abs(o.layout.grid[1] - o.layout.grid[2]), i)
+            for i, o in enumerate(search.facts[node].kind.options)
+            if [k for k, n in enumerate(o.layout.grid) if n > 1] == [1, 2]
+        ]
+        if found:
+            return min(found)[1]
     return along_longest(search, node)
 
 
-def layer_by_layer(search: Search, node: Node) -> Layout:
+def layer_by_layer(search: Search, node: Node) -> int:
     """Whole layers, in order, on one machine after the other, each with an even share of the work."""
-    single = (1,) * len(search.facts[node].access.axes)
-    return Layout(single, (search.layer_home[node.origin.scope],))
+    return _single(search, node, search.turn.get(search.layer[node], 0))
 
 
-def on_one(search: Search, node: Node) -> Layout:
+def on_one(search: Search, node: Node) -> int:
     """Everything on the fastest machine."""
-    return Layout(
-        (1,) * len(search.facts[node].access.axes), (max(range(search.machines), key=lambda m: search.speed[m]),)
-    )
+    return _single(search, node, max(search.groups[0], key=lambda m: (search.speed[m], -m)))
 
 
-AS_STARTED = ("one", "even")  # these are kept as they start
+def _single(search: Search, node: Node, machine: int) -> int:
+    options = search.facts[node].kind.options
+    return next((i for i, o in enumerate(options) if o.layout.homes == (machine,)), 0)
 
-STRATEGIES: dict[str, Start] = {
-    "space": in_space,
-    "features": along_features,
-    "batch": along_batch,
-    "longest": along_longest,
-    "layers": layer_by_layer,
-    "one": on_one,
-    "even": in_space,  # every op on all machines, whether the search likes it or not
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A start, then nothing ("keep"), a better layout for one node after the other ("sweep"), or for all at once ("solve")."""
+
+    start: Start
+    then: str = "solve"
+    spread: Spread = ALL
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "exact": Strategy(in_space),
+    "half": Strategy(in_space, spread=Spread(parts=2)),
+    "quarter": Strategy(in_space, spread=Spread(parts=4)),
+    "stages": Strategy(in_space, spread=Spread(stages=2)),
+    "more stages": Strategy(in_space, spread=Spread(stages=4)),
+    "space": Strategy(in_space, "sweep"),
+    "features": Strategy(along_features, "sweep"),
+    "batch": Strategy(along_batch, "sweep"),
+    "longest": Strategy(along_longest, "sweep"),
+    "layers": Strategy(layer_by_layer, "sweep"),
+    "one": Strategy(on_one, "keep"),
+    "even": Strategy(in_space, "keep"),  # every op on all machines, whether the search likes it or not
 }
 
 
 def choose_layouts(graph: Graph, setting: Setting) -> dict[Node, Layout]:
-    """The layout of every node that needs one, from the start that the setting names."""
-    if graph not in setting.shared:
-        setting.shared[graph] = Search(graph, setting.cluster)
-    search: Search = setting.shared[graph]
-    search.start(STRATEGIES[setting.strategy])
-    if setting.strategy not in AS_STARTED:
+    """The layout of every node that needs one, by the strategy that the setting names."""
+    search = search_of(graph, setting)
+    return {node: search.facts[node].kind.options[i].layout for node, i in search.chosen.items()}
+
+
+def search_of(graph: Graph, setting: Setting) -> Search:
+    """The search of a strategy, done."""
+    strategy = STRATEGIES[setting.strategy]
+    searches = setting.shared.setdefault(graph, {})
+    if strategy.spread not in searches:
+        searches[strategy.spread] = Search(graph, setting.cluster, strategy.spread)
+    search: Search = searches[strategy.spread]
+    search.start(strategy.start)
+    if strategy.then != "keep":
         search.improve()
-    search.ends[setting.strategy] = dict(search.chosen)
-    return {node: one.layout for node, one in search.chosen.items()}
+    if strategy.then == "solve":
+        search.settle()
+        search.improve()
+    return search
+
+
+def useful(cluster: Cluster) -> list[str]:
+    """The strategies that differ on this cluster."""
+    found: dict[object, str] = {}
+    for name, strategy in STRATEGIES.items():
+        found.setdefault((strategy.start, strategy.then, tuple(groups(cluster, strategy.spread))), name)
+    return list(found.values())
+

@@ -1,0 +1,136 @@
+"""Which layouts a node can choose from: cut along one axis, or along two, for all of some machines; or whole on one of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+from rainshed.compiler.layouts import Layout
+from rainshed.ops.access import Access, Box, Interval, Reach, box_size, cuts
+
+MOST = 16  # candidates of one kind of node
+LONG = 2.5  # a grid of machines longer than this, against its width, is not the only one that is tried
+
+
+@lru_cache(maxsize=4096)
+def candidates(
+    access: Access,
+    shapes: tuple[tuple[int, ...], ...],
+    shape: tuple[int, ...],
+    machines: tuple[int, ...],
+    speeds: tuple[float, ...],
+) -> tuple[Layout, ...]:
+    """Layouts on these machines of these speeds: the whole on the first machine, then cuts, those that read least first.
+
+    The same tiles in another order of machines are another candidate: which tile lies beside which decides what crosses.
+    """
+    single = Layout((1,) * len(access.axes), (machines[0],))
+    if len(machines) == 1:
+        return (single,)
+    even = max(speeds) <= min(speeds) * (1 + 1e-9)
+    found = list(_even(access, machines) if even else ())
+    if not even or not _has_square(len(machines)):
+        found += _bisections(access, machines, speeds)
+    found = list(dict.fromkeys(found))
+    worth = {layout: _reads(access, layout, shapes, shape) for layout in found}
+    found.sort(key=lambda layout: (sum(n > 1 for n in layout.grid) > 1, worth[layout]))
+    return (single, *found[: MOST - 1])
+
+
+def _has_square(count: int) -> bool:
+    a = next(a for a in range(math.isqrt(count), 0, -1) if count % a == 0)
+    return count // a <= LONG * a
+
+
+def _even(access: Access, machines: tuple[int, ...]) -> Iterator[Layout]:
+    count, rank = len(machines), len(access.axes)
+    free = [i for i, axis in enumerate(access.axes) if axis.max_parts > 1]
+    for i in free:
+        if access.axes[i].max_parts >= count:
+            yield Layout(tuple(count if k == i else 1 for k in range(rank)), machines)
+    for a in range(2, count):
+        b = count // a
+        if count % a:
+            continue
+        for i in free:
+            for j in free:
+                if i < j and access.axes[i].max_parts >= a and access.axes[j].max_parts >= b:
+                    grid = tuple(a if k == i else b if k == j else 1 for k in range(rank))
+                    yield Layout(grid, machines)
+                    yield Layout(grid, tuple(machines[y * a + x] for x in range(a) for y in range(b)))
+
+
+def _bisections(access: Access, machines: tuple[int, ...], speeds: tuple[float, ...]) -> Iterator[Layout]:
+    """Cuts in proportion to speed, along one axis or along two in turn; for any number of machines."""
+    free = [i for i, axis in enumerate(access.axes) if axis.max_parts > 1]
+    for i in free:
+        for j in free:
+            limits = access.axes[i].max_parts, access.axes[j].max_parts
+            if limits[0] < 2 or (i == j and limits[0] < len(machines)) or limits[0] * limits[1] < 2 * len(machines):
+                continue
+            boxes: dict[int, Box] = {}
+            full = access.full
+            _bisect(access, (i, j), full, machines, speeds, boxes)
+            if len(boxes) == len(machines) and all(map(box_size, boxes.values())):
+                grid = tuple(2 if k in (i, j) else 1 for k in range(len(full)))
+                order = sorted(boxes, key=lambda m: boxes[m])
+                yield Layout(grid, tuple(order), tuple(boxes[m] for m in order))
+
+
+def _bisect(
+    access: Access, axes: tuple[int, int], box: Box, machines: Sequence[int], speeds: Sequence[float], found: dict[int, Box]
+) -> None:
+    """Halve machines and box again and again, across the side of the box with more steps."""
+    if len(machines) == 1:
+        found[machines[0]] = box
+        return
+    half = len(machines) // 2
+
+    def steps(i: int) -> int:
+        return (box[i][1] - box[i][0]) // access.axes[i].step
+
+    axis = max(axes, key=lambda i: (steps(i), i == axes[0]))
+    share = sum(speeds[:half]) / sum(speeds)
+    step, (low, high) = access.axes[axis].step, box[axis]
+    total = -(-(high - low) // step)
+    first = min(max(round(total * share), min(half, total - 1)), max(total - (len(machines) - half), 1)) if total > 1 else 1
+    middle = min(high, low + first * step)
+    _bisect(access, axes, _with(box, axis, (low, middle)), machines[:half], speeds[:half], found)
+    _bisect(access, axes, _with(box, axis, (middle, high)), machines[half:], speeds[half:], found)
+
+
+def _with(box: Box, axis: int, interval: Interval) -> Box:
+    return tuple(interval if i == axis else iv for i, iv in enumerate(box))
+
+
+def reads(access: Access, grid: tuple[int, ...], shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> int:
+    """Elements that the tiles of a grid read and give, all together: what at worst crosses, and what is read in any case."""
+    parts = [cuts(axis, n) for axis, n in zip(access.axes, grid, strict=True)]
+    total = 0
+    for reaches, size in [*zip(access.inputs, shapes, strict=True), (access.output, shape)]:
+        elements, used = 1, set()
+        for reach, n in zip(reaches, size, strict=True):
+            if reach.axis is None:
+                elements *= n
+                continue
+            used.add(reach.axis)
+            spans = [reach.interval(_with(access.full, reach.axis, cut), n) for cut in parts[reach.axis]]
+            elements *= sum(high - low for low, high in spans)
+        total += elements * math.prod(len(p) for i, p in enumerate(parts) if i not in used)
+    return total
+
+
+def _reads(access: Access, layout: Layout, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> int:
+    if layout.cut is None:
+        return reads(access, layout.grid, shapes, shape)
+    every = (*((r, s) for r, s in zip(access.inputs, shapes, strict=True)), (access.output, shape))
+    return sum(
+        math.prod(max(0, high - low) for high, low in ((iv[1], iv[0]) for iv in _region(reaches, box, size)))
+        for box in layout.cut
+        for reaches, size in every
+    )
+
+
+def _region(reaches: tuple[Reach, ...], box: Box, size: tuple[int, ...]) -> Box:
+    return tuple(reach.interval(box, n) for reach, n in zip(reaches, size, strict=True))
