@@ -160,19 +160,6 @@ def _slices(box: Box, parts: int) -> list[Box]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """Bytes between machines: out of each, into each, and the number of messages."""
-
-    out: tuple[int, ...]
-    into: tuple[int, ...]
-    messages: int
-
-    @property
-    def total(self) -> int:
-        return sum(self.out)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Option:
     """A layout of one kind of node, with all that the search asks of it again and again. Compared by identity.
@@ -180,7 +167,7 @@ class Option:
     regions  per input: the region each tile needs, i64[tiles, axes of the input, 2]
     corners  the pieces of the result, i64[pieces, axes, 2], and the home of each
     share    of the loop nest, per machine; `calls`: tiles per machine
-    partial  what crosses to add partial results
+    partial  what crosses to add partial results: i64[flows, 3] of (from, to, elements)
     """
 
     layout: Layout
@@ -190,13 +177,13 @@ class Option:
     piece_homes: np.ndarray
     share: tuple[float, ...]
     calls: tuple[int, ...]
-    partial: Flow
+    partial: np.ndarray
 
 
 def option(
     access: Access, layout: Layout, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...], machines: int
 ) -> Option:
-    """A layout worked out for nodes of this access, these input shapes and this result; partial flow in elements."""
+    """A layout worked out for nodes of this access, these input shapes and this result."""
     cut = tiles(access, layout)
     placed = pieces(access, layout, shape)
     total = max(1, box_size(access.full))
@@ -216,57 +203,18 @@ def option(
         piece_homes=np.array([p.home for p in placed], np.int64),
         share=tuple(share),
         calls=tuple(calls),
-        partial=_partial_flow(placed, layout, machines),
+        partial=_partial_flow(placed, layout),
     )
 
 
-def flow(have: Option, want: np.ndarray, homes: np.ndarray, machines: int) -> Flow:
-    """What crosses, in elements, so that a tile at each of `homes` gets its region `want`; each element goes to a machine once.
-
-    Shapes  want: i64[tiles, axes, 2]; homes: i64[tiles]
-    """
-    corners = have.corners
-    low = np.maximum(corners[:, None, :, 0], want[None, :, :, 0])
-    high = np.minimum(corners[:, None, :, 1], want[None, :, :, 1])
-    common = np.maximum(high - low, 0).prod(axis=-1)  # [pieces, tiles]
-    common[have.piece_homes[:, None] == homes[None, :]] = 0
-    counts = np.zeros((len(corners), machines), np.int64)
-    np.add.at(counts.T, homes, common.T)
-    if len(homes) > len(set(homes.tolist())):
-        _without_overlaps(counts, have, want, homes)
-    into = counts.sum(axis=0)
-    out = np.zeros(machines, np.int64)
-    np.add.at(out, have.piece_homes, counts.sum(axis=1))
-    return Flow(tuple(out.tolist()), tuple(into.tolist()), int((counts > 0).sum()))
-
-
-def _without_overlaps(counts: np.ndarray, have: Option, want: np.ndarray, homes: np.ndarray) -> None:
-    """Where several tiles of one machine want the same elements of a piece, count these once."""
-    for machine in set(homes.tolist()):
-        mine = [_as_box(w) for w in want[homes == machine]]
-        distinct = list(dict.fromkeys(mine))
-        if len(mine) == 1 or (len(distinct) == len(mine) and union_size(distinct) == sum(map(box_size, distinct))):
-            continue
-        for i, home in enumerate(have.piece_homes.tolist()):
-            if home != machine and counts[i, machine]:
-                piece = _as_box(have.corners[i])
-                counts[i, machine] = union_size([hit for w in distinct if (hit := intersect(piece, w)) is not None])
-
-
-def _as_box(corners: np.ndarray) -> Box:
-    return tuple((int(low), int(high)) for low, high in corners)
-
-
-def _partial_flow(placed: tuple[Placed, ...], layout: Layout, machines: int) -> Flow:
-    """What crosses, in elements, to add the partial results of a layout, each machine adding its own first."""
-    out, into, messages = [0] * machines, [0] * machines, 0
+def _partial_flow(placed: tuple[Placed, ...], layout: Layout) -> np.ndarray:
+    """What crosses to add the partial results of a layout, each machine adding its own first."""
+    found: dict[tuple[int, int], int] = {}
     for piece in placed:
         for home in dict.fromkeys(layout.homes[m] for m in piece.members):
             if home != piece.home:
-                out[home] += box_size(piece.box)
-                into[piece.home] += box_size(piece.box)
-                messages += 1
-    return Flow(tuple(out), tuple(into), messages)
+                found[home, piece.home] = found.get((home, piece.home), 0) + box_size(piece.box)
+    return np.array([(a, b, elements) for (a, b), elements in found.items()], np.int64).reshape(len(found), 3)
 
 
 def union_size(regions: list[Box]) -> int:

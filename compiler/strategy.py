@@ -119,9 +119,11 @@ class Search:
         if flops or nbytes:
             spent = (np.maximum(flops * share / self.speed, nbytes * share / self.band) + calls * self.overhead).max(axis=1)
         for i, o in enumerate(kind.options):
-            if o.partial.messages:
-                busy = max(*o.partial.out, *o.partial.into) * itemsize * self.wires.per_byte.max()
-                spent[i] += self.wires.seconds(np.array(busy), np.array(o.partial.messages / self.machines))
+            if len(o.partial):
+                source, target, elements = o.partial.T
+                seconds = elements * itemsize * self.wires.per_byte[source, target]
+                busy = max(np.bincount(source, seconds).max(), np.bincount(target, seconds).max())
+                spent[i] += self.wires.seconds(np.array(busy), np.array(len(o.partial) / self.machines))
         if node.op.name == "variable":  # a small price for holding much on one machine, so that equal choices spread it
             spent = spent + 0.1 * node.type.nbytes * (share / self.band).max(axis=1)
         return spent
@@ -150,9 +152,9 @@ class Search:
     def pairs(self) -> list[tuple[Node, Node, np.ndarray]]:
         """Every two nodes whose layouts make bytes cross, with the seconds per option of both."""
         found = [(v, n, self.edge(v, n)) for n in self.nodes for v in dict.fromkeys(n.inputs) if v in self.facts]
-        return found + [(v, x, self.store(v, x)) for v, x in self._stored()]
+        return found + [(v, x, self.store(v, x)) for v, x in self.stored()]
 
-    def _stored(self) -> list[tuple[Node, Node]]:
+    def stored(self) -> list[tuple[Node, Node]]:
         """(value, variable): what must end where a variable lies."""
         variables = self.graph.variables
         found = [(node, variables[name]) for name, node in self.graph.updates.items()]
@@ -217,8 +219,11 @@ class Search:
         """
         alike: dict[object, int] = {}
         of: dict[Node, int] = {}
+        repeated = self._repeated()
         for node in self.nodes:
-            key = (node.op.name, self.layer[node], id(self.facts[node].kind), node.origin.backward, node.name)
+            key: object = node
+            if self.layer[node] in repeated:
+                key = (node.op.name, self.layer[node], self.facts[node].kind, node.origin.backward, node.name)
             of[node] = alike.setdefault(key, len(alike))
         unary = [np.zeros(0)] * len(alike)
         for node in self.nodes:
@@ -239,6 +244,17 @@ class Search:
         self.chosen = {node: choice[of[node]] for node in self.nodes}
         if self.cost() > cost:
             self.chosen = before
+
+
+    def _repeated(self) -> set[str]:
+        """Layers that read a variable again and again in the same way."""
+        found = set()
+        for node in self.nodes:
+            if node.op.name == "variable":
+                kinds = [self.facts[r].kind for r in self.readers[node]]
+                if len(kinds) > 2 * len(set(kinds)):
+                    found.add(self.layer[node])
+        return found
 
 
 Start = Callable[[Search, Node], int]
@@ -340,13 +356,27 @@ def search_of(graph: Graph, setting: Setting) -> Search:
     if strategy.spread not in searches:
         searches[strategy.spread] = Search(graph, setting.cluster, strategy.spread)
     search: Search = searches[strategy.spread]
-    search.start(strategy.start)
+    if strategy.then == "solve":
+        _best_start(search)
+        search.settle()
+    else:
+        search.start(strategy.start)
     if strategy.then != "keep":
         search.improve()
-    if strategy.then == "solve":
-        search.settle()
-        search.improve()
     return search
+
+
+def _best_start(search: Search) -> None:
+    """The cheapest of what the starts give when each node then takes its cheapest layout."""
+    best: tuple[float, dict[Node, int]] | None = None
+    for start in (in_space, along_features, along_batch, along_longest, on_one):
+        search.start(start)
+        search.improve()
+        cost = search.cost()
+        if best is None or cost < best[0]:
+            best = cost, search.chosen
+    assert best is not None
+    search.chosen = best[1]
 
 
 def useful(cluster: Cluster) -> list[str]:

@@ -1,0 +1,102 @@
+"""The step of a choice of layouts, before any tile is made: machines and their interfaces as arrays, node after node.
+
+Coarser than compiler/simulate.py, which sees every message: here all that one node needs of a value goes at once. It tells which
+choices are worth a plan.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+
+from rainshed.compiler.cost import WEIGHTLESS
+from rainshed.compiler.strategy import Search
+from rainshed.compiler.traffic import between
+from rainshed.ops.ir import Node
+from rainshed.ops.types import TensorType
+
+
+def estimate(search: Search) -> float:
+    """Seconds of one step."""
+    return _Estimate(search).run()
+
+
+class _Estimate:
+    def __init__(self, search: Search) -> None:
+        self.search, self.count = search, search.machines
+        self.clock, self.sent, self.taken = (np.zeros(self.count) for _ in range(3))
+        self.finish: dict[Node, np.ndarray] = {}
+        self.there: dict[Node, np.ndarray] = {}  # when what went to a machine has come
+        self.moved: dict[Node, np.ndarray] = {}
+        self.known: dict[object, np.ndarray] = {}
+        self.ready: dict[Node, np.ndarray] = {}
+
+    def run(self) -> float:
+        """Nodes in the order in which their inputs are there, so that layers on different machines overlap."""
+        search = self.search
+        left = {node: len({v for v in node.inputs if v in search.facts}) for node in search.nodes}
+        place = {node: i for i, node in enumerate(search.nodes)}
+        queue = [(0.0, place[node]) for node in search.nodes if not left[node]]
+        while queue:
+            _, at = heapq.heappop(queue)
+            node = search.nodes[at]
+            self._compute(node, self.ready.pop(node, np.zeros(self.count)))
+            for reader in search.readers[node]:
+                for i, value in enumerate(reader.inputs):
+                    if value is node:
+                        self._bring(node, reader, i)
+                there = np.maximum(self.ready.get(reader, 0.0), self.there[node])
+                self.ready[reader] = there
+                left[reader] -= 1
+                if not left[reader]:
+                    own = search.facts[reader].kind.options[search.chosen[reader]].homes
+                    heapq.heappush(queue, (float(there[own].max()), place[reader]))
+        for value, variable in search.stored():
+            self._bring(value, variable, -1)
+        return float(max([self.clock.max(), *(t.max() for t in self.there.values())]))
+
+    def _compute(self, node: Node, ready: np.ndarray) -> None:
+        facts, search = self.search.facts[node], self.search
+        one = facts.kind.options[search.chosen[node]]
+        share, calls = np.array(one.share), np.array(one.calls)
+        if node.op.name not in WEIGHTLESS:
+            cost = node.op.cost_of(node)
+            own = np.maximum(cost.flops * share / search.speed, (cost.nbytes or 0) * share / search.band)
+            busy = share > 0
+            self.clock[busy] = np.maximum(self.clock, ready)[busy] + (own + calls * search.overhead)[busy]
+        self.finish[node] = np.where(share > 0, np.maximum(self.clock, ready), 0.0)
+        self.there[node] = self.finish[node].copy()
+        self.moved[node] = np.zeros((self.count, self.count))
+        if len(one.partial):
+            moved = np.zeros((self.count, self.count))
+            moved[one.partial[:, 0], one.partial[:, 1]] = one.partial[:, 2]
+            self._send(node, moved * facts.itemsize)
+            self.finish[node] = self.there[node].copy()
+
+    def _bring(self, value: Node, reader: Node, i: int) -> None:
+        if not isinstance(value.type, TensorType):
+            return
+        search = self.search
+        have, its = search.facts[value].kind, search.facts[reader].kind
+        a, b = search.chosen[value], search.chosen[reader]
+        key = (have, a, its, b, i)
+        if key not in self.known:
+            self.known[key] = between(have.lies, a, its.wants[i] if i >= 0 else its.lies, b, self.count)
+        need = self.known[key] * search.facts[value].itemsize
+        new = np.maximum(need - self.moved[value], 0)
+        if new.any():
+            self.moved[value] = np.maximum(need, self.moved[value])
+            self._send(value, new)
+
+    def _send(self, value: Node, nbytes: np.ndarray) -> None:
+        seconds = nbytes * self.search.wires.per_byte
+        out, into, goes = seconds.sum(axis=1), seconds.sum(axis=0), nbytes > 0
+        begin = np.maximum(self.finish[value], self.sent)
+        self.sent = np.where(out > 0, begin + out, self.sent)
+        first = np.where(goes, begin[:, None], np.inf).min(axis=0)
+        last = np.where(goes, begin[:, None] + seconds, 0.0).max(axis=0)
+        gets = into > 0
+        end = np.maximum(np.maximum(np.where(gets, first, 0.0), self.taken) + into, last)
+        self.taken = np.where(gets, end, self.taken)
+        self.there[value] = np.where(gets, np.maximum(self.there[value], end + self.search.wires.latency_s), self.there[value])
