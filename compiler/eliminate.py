@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_TABLE = 1 << 19  # entries of one table
+MAX_TABLE = 1 << 22  # entries of one table
 ROUNDS = 6  # of holding some variables, where the exact solution would take too much
 
 Pairs = Mapping[tuple[int, int], np.ndarray]

@@ -59,7 +59,7 @@ class _Estimate:
     def _compute(self, node: Node, ready: np.ndarray) -> None:
         facts, search = self.search.facts[node], self.search
         one = facts.kind.options[search.chosen[node]]
-        share, calls = np.array(one.share), np.array(one.calls)
+        share, calls = one.share, one.calls
         if node.op.name not in WEIGHTLESS:
             cost = node.op.cost_of(node)
             own = np.maximum(cost.flops * share / search.speed, (cost.nbytes or 0) * share / search.band)

@@ -66,10 +66,39 @@ def tiles(access: Access, layout: Layout) -> tuple[Box, ...]:
     return boxes(access, layout.grid) if layout.cut is None else layout.cut
 
 
+def _array(found: tuple[Box, ...], axes: int) -> np.ndarray:
+    return np.array(found, np.int64).reshape(len(found), axes, 2)
+
+
+def _boxes(array: np.ndarray) -> list[Box]:
+    return [tuple((low, high) for low, high in box) for box in array.tolist()]
+
+
+def regions_of(reaches: tuple[Reach, ...], cut: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """For each tile, the region of an operand: `Reach.interval` on arrays.
+
+    Shapes  cut: i64[tiles, axes of the loop nest, 2]; result: i64[tiles, axes of the operand, 2]
+    """
+    found = np.zeros((len(cut), len(shape), 2), np.int64)
+    for d, (reach, size) in enumerate(zip(reaches, shape, strict=True)):
+        if reach.axis is None:
+            found[:, d] = 0, size
+            continue
+        low, high = cut[:, reach.axis, 0], cut[:, reach.axis, 1]
+        ends = reach.scale * low, reach.scale * (high - 1)
+        start = np.maximum((np.minimum(*ends) + reach.low) // reach.per, 0)
+        stop = np.minimum((np.maximum(*ends) + reach.high) // reach.per + 1, size)
+        empty, at = start >= stop, np.minimum(start, size)
+        nothing = low >= high
+        found[:, d, 0] = np.where(nothing, 0, np.where(empty, at, start))
+        found[:, d, 1] = np.where(nothing, 0, np.where(empty, at, stop))
+    return found
+
+
 @lru_cache(maxsize=65536)
 def pieces(access: Access, layout: Layout, shape: tuple[int, ...]) -> tuple[Placed, ...]:
     """The pieces in which the value lies under a layout, after partial results are added."""
-    results = [access.result(box, shape) for box in tiles(access, layout)]
+    results = _boxes(regions_of(access.output, _array(tiles(access, layout), len(access.axes)), shape))
     groups: dict[Box, list[int]] = {}
     for i, result in enumerate(results):
         groups.setdefault(result, []).append(i)
@@ -175,8 +204,8 @@ class Option:
     regions: tuple[np.ndarray, ...]
     corners: np.ndarray
     piece_homes: np.ndarray
-    share: tuple[float, ...]
-    calls: tuple[int, ...]
+    share: np.ndarray
+    calls: np.ndarray
     partial: np.ndarray
 
 
@@ -184,25 +213,19 @@ def option(
     access: Access, layout: Layout, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...], machines: int
 ) -> Option:
     """A layout worked out for nodes of this access, these input shapes and this result."""
-    cut = tiles(access, layout)
+    cut = _array(tiles(access, layout), len(access.axes))
     placed = pieces(access, layout, shape)
-    total = max(1, box_size(access.full))
-    share, calls = [0.0] * machines, [0] * machines
-    for box, home in zip(cut, layout.homes, strict=True):
-        share[home] += box_size(box) / total if access.axes else 1.0
-        calls[home] += 1
-    by_tile = [access.regions(box, shapes) for box in cut]
-    regions = tuple(
-        np.array([r[i] for r in by_tile], np.int64).reshape(len(cut), len(shapes[i]), 2) for i in range(len(shapes))
-    )
+    homes = np.array(layout.homes, np.int64)
+    size = np.maximum(cut[..., 1] - cut[..., 0], 0).prod(axis=-1) / max(1, box_size(access.full))
+    share = np.bincount(homes, weights=size if access.axes else np.ones(len(cut)), minlength=machines)
     return Option(
         layout=layout,
-        homes=np.array(layout.homes, np.int64),
-        regions=regions,
+        homes=homes,
+        regions=tuple(regions_of(r, cut, n) for r, n in zip(access.inputs, shapes, strict=True)),
         corners=np.array([p.box for p in placed], np.int64).reshape(len(placed), len(shape), 2),
         piece_homes=np.array([p.home for p in placed], np.int64),
-        share=tuple(share),
-        calls=tuple(calls),
+        share=share,
+        calls=np.bincount(homes, minlength=machines),
         partial=_partial_flow(placed, layout),
     )
 

@@ -90,28 +90,46 @@ def _common(have: np.ndarray, want: np.ndarray) -> np.ndarray:
 def edge_seconds(have: Parts, want: Parts, itemsize: int, wires: Wires) -> np.ndarray:
     """Seconds to bring a value to a reader, for every layout of the value and of the reader: f64[layouts, layouts]."""
     machines = len(wires.per_byte)
-    found = np.zeros((have.layouts, want.layouts))
-    mean = np.zeros((have.layouts, want.layouts))
-    source = np.eye(machines)
-    varies = [d for d in range(have.boxes.shape[2]) if np.ptp(have.boxes[:, :, d], axis=(0, 1)).any() or np.ptp(want.boxes[:, :, d], axis=(0, 1)).any()]
-    flat = itemsize
-    for d in range(have.boxes.shape[2]):
-        if d not in varies:
-            (a, b), (c, e) = have.boxes[0, 0, d], want.boxes[0, 0, d]
-            flat *= max(0, int(min(b, e) - max(a, c)))
-    boxes, wanted = have.boxes[:, :, varies], want.boxes[:, :, varies]
+    found, mean = np.zeros((have.layouts, want.layouts)), np.zeros((have.layouts, want.layouts))
+    overlaps, flat = _overlaps(have, want)
+    per_byte = (wires.per_byte * float(flat * itemsize)).astype(np.float32)
     for i in range(have.layouts):
-        common = _common(boxes[i], wanted)  # [parts, layouts, parts wanted]
-        price = wires.per_byte[have.homes[i][:, None, None], want.homes[None]]
-        cost = common * (price * flat)
-        out = np.einsum("plw,pm->lm", cost, source[have.homes[i]])
-        busy = out.max(axis=1)
-        if want.apart:
-            busy = np.maximum(busy, cost.sum(axis=0).max(axis=1))
-        else:
-            into = np.zeros((want.layouts, machines))
-            np.add.at(into, (np.arange(want.layouts)[:, None], want.homes), cost.sum(axis=0))
-            busy = np.maximum(busy, into.max(axis=1))
-        found[i] = busy
-        mean[i] = (cost > 0).sum(axis=(0, 2)) / machines
+        cost = per_byte[have.homes[i][:, None, None], want.homes[None]]  # [parts, layouts, parts wanted]
+        for table, rows, columns in overlaps:
+            cost *= table[rows[i]][:, columns]
+        out = _sum_at(cost.sum(axis=2).T, np.broadcast_to(have.homes[i], (want.layouts, len(have.homes[i]))), machines)
+        into = cost.sum(axis=0)
+        if not want.apart:
+            into = _sum_at(into, want.homes, machines)
+        found[i] = np.maximum(out.max(axis=1), into.max(axis=1))
+        mean[i] = np.count_nonzero(cost, axis=(0, 2)) / machines
     return wires.seconds(found, mean)
+
+
+def _overlaps(have: Parts, want: Parts) -> tuple[list[tuple[np.ndarray, np.ndarray, np.ndarray]], int]:
+    """Per axis that layouts cut: the common length of every two intervals, and which interval each part has; and the elements
+    that all parts share along the other axes."""
+    tables, flat = [], 1
+    for d in range(have.boxes.shape[2]):
+        a, rows = _intervals(have.boxes[:, :, d])
+        b, columns = _intervals(want.boxes[:, :, d])
+        length = np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0])
+        if length.size == 1:
+            flat *= max(0, int(length[0, 0]))
+        else:
+            tables.append((np.maximum(length, 0).astype(np.float32), rows, columns))
+    return tables, flat
+
+
+def _intervals(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct intervals among i64[layouts, parts, 2], and the number of each part's."""
+    key = ends[..., 0] * (1 << 32) + ends[..., 1]
+    unique, where = np.unique(key, return_inverse=True)
+    return np.stack([unique >> 32, unique & ((1 << 32) - 1)], axis=1), where.reshape(key.shape)
+
+
+def _sum_at(values: np.ndarray, homes: np.ndarray, machines: int) -> np.ndarray:
+    """Per row, the values of each machine added up: f64[rows, machines]."""
+    rows = np.arange(len(values))[:, None] * machines
+    flat = np.bincount((rows + homes).ravel(), weights=values.ravel(), minlength=len(values) * machines)
+    return flat.reshape(len(values), machines)
