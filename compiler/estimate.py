@@ -7,14 +7,39 @@ choices are worth a plan.
 from __future__ import annotations
 
 import heapq
+import math
+from dataclasses import replace
 
 import numpy as np
 
 from rainshed.compiler.cost import WEIGHTLESS
-from rainshed.compiler.strategy import Search
+from rainshed.compiler.layouts import Layout
+from rainshed.compiler.setting import Setting
+from rainshed.compiler.strategy import STRATEGIES, Search, search_of, useful
 from rainshed.compiler.traffic import between
-from rainshed.ops.ir import Node
+from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import TensorType
+
+FEWER = 1.1  # a strategy on fewer machines is tried while the one on more is within this of the best
+
+
+def rank(graph: Graph, setting: Setting) -> dict[str, float]:
+    """The strategies worth a plan on this cluster, with the seconds of a step that each promises, shortest first.
+
+    Fewer machines are tried only while that helps. The last one is for memory: it spreads the variables, whatever that costs.
+    """
+    found: dict[str, float] = {}
+    seen: set[tuple[Layout, ...]] = set()
+    for name in useful(setting.cluster):
+        wider = STRATEGIES[name].wider
+        if wider and found.get(wider, math.inf) > FEWER * min(found.values()):
+            continue
+        search = search_of(graph, replace(setting, strategy=name))
+        layouts = tuple(search.facts[node].kind.options[i].layout for node, i in search.chosen.items())
+        if layouts not in seen:
+            seen.add(layouts)
+            found[name] = estimate(search)
+    return dict(sorted(found.items(), key=lambda item: (STRATEGIES[item[0]].last, item[1])))
 
 
 def estimate(search: Search) -> float:
@@ -59,12 +84,11 @@ class _Estimate:
     def _compute(self, node: Node, ready: np.ndarray) -> None:
         facts, search = self.search.facts[node], self.search
         one = facts.kind.options[search.chosen[node]]
-        share, calls = one.share, one.calls
+        share = one.share
         if node.op.name not in WEIGHTLESS:
-            cost = node.op.cost_of(node)
-            own = np.maximum(cost.flops * share / search.speed, (cost.nbytes or 0) * share / search.band)
             busy = share > 0
-            self.clock[busy] = np.maximum(self.clock, ready)[busy] + (own + calls * search.overhead)[busy]
+            own = search.compute(node, share, one.calls)
+            self.clock[busy] = np.maximum(self.clock, ready)[busy] + own[busy]
         self.finish[node] = np.where(share > 0, np.maximum(self.clock, ready), 0.0)
         self.there[node] = self.finish[node].copy()
         self.moved[node] = np.zeros((self.count, self.count))
@@ -92,6 +116,7 @@ class _Estimate:
     def _send(self, value: Node, nbytes: np.ndarray) -> None:
         seconds = nbytes * self.search.wires.per_byte
         out, into, goes = seconds.sum(axis=1), seconds.sum(axis=0), nbytes > 0
+        self.clock += (goes.sum(axis=0) + goes.sum(axis=1)) * self.search.wires.overhead_s
         begin = np.maximum(self.finish[value], self.sent)
         self.sent = np.where(out > 0, begin + out, self.sent)
         first = np.where(goes, begin[:, None], np.inf).min(axis=0)

@@ -6,15 +6,16 @@ cost while everything else stayed as it is. `explain` puts them beside where the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from rainshed.compiler.layouts import Option
 from rainshed.compiler.passes.split import value_names
 from rainshed.compiler.plan import FED, Candidate, Plan, Program, Recv, Run, Transfer
-from rainshed.compiler.strategy import Search
+from rainshed.compiler.strategy import NEVER, Search
 from rainshed.ops.access import Box
 from rainshed.ops.errors import UsageError
 from rainshed.ops.ir import Node
@@ -67,47 +68,42 @@ def kept_candidates(search: Search | None, strategy: str) -> dict[str, tuple[Can
     """Of each of the heaviest values, the cheapest first. Nothing where there was nothing to choose."""
     if search is None or search.machines == 1 or strategy not in search.ends:
         return {}
-    search.chosen = search.ends[strategy]
+    search.chosen = dict(search.ends[strategy])
     names = value_names(search.graph)
-    free = [n for n in search.nodes if len(search.facts[n].options) > 1]
-    heavy = sorted(free, key=lambda n: -_weight(search, n))[:MOST_VALUES]
+    free = [n for n in search.nodes if len(search.facts[n].kind.options) > 1]
+    heavy = sorted(free, key=lambda n: -float(search.facts[n].spent.max()))[:MOST_VALUES]
     variables = [n for n in free if n.op.name == "variable"][:MOST_VALUES]
     return {names[n]: _candidates(search, n) for n in dict.fromkeys([*heavy, *variables])}
 
 
-def _weight(search: Search, node: Node) -> float:
-    """Seconds of the node on the slowest machine."""
-    fact = search.facts[node]
-    return max(p.seconds(fact.flops, fact.nbytes) for p in fact.paces)
-
-
 def _candidates(search: Search, node: Node) -> tuple[Candidate, ...]:
     """The cheapest options; seconds with 4 digits are enough."""
-    chosen = search.chosen[node]
-    rows = []
-    for one in search.facts[node].options:
-        fact = search.facts[node]
-        compute, sums = search.compute(fact, one), search.carry(one.partial, fact.itemsize)
-        inputs = sum(
-            search.edge(value, search.chosen[value], node, one)
-            for value in dict.fromkeys(node.inputs)
-            if value in search.chosen
-        )
-        total = search.cost(node, one)
-        rows.append((total, one is not chosen, one, (compute, inputs, sums, max(0.0, total - compute - inputs - sums))))
-    rows.sort(key=lambda row: row[:2])
-    kept = rows[:MOST_CANDIDATES]
-    if all(other for _, other, _, _ in kept):
-        kept[-1] = next(row for row in rows if not row[1])
+    chosen, fact = search.chosen[node], search.facts[node]
+    sums = [search.adding(o, fact.itemsize) for o in fact.kind.options]
+    compute = fact.spent - sums
+    inputs, others = np.zeros(len(sums)), np.zeros(len(sums))
+    for other, seconds in search.near[node]:
+        own = seconds[:, search.chosen[other]]
+        if other in node.inputs:
+            inputs = inputs + own
+        else:
+            others = others + own
+    total = compute + sums + inputs + others
+    order = sorted(range(len(sums)), key=lambda i: (total[i], i != chosen))
+    kept = [i for i in order if total[i] < NEVER][:MOST_CANDIDATES]
+    if chosen not in kept:
+        kept[-1:] = [chosen]
     names = search.cluster.names
     return tuple(
         Candidate(
-            layout=_layout_text(search, node, one, names),
-            chosen=not other,
-            **dict(zip(("compute_s", "inputs_s", "sums_s", "readers_s"), (float(f"{s:.4g}") for s in parts), strict=True)),
+            layout=_layout_text(search, node, fact.kind.options[i], names),
+            chosen=i == chosen,
+            compute_s=float(f"{compute[i]:.4g}"),
+            inputs_s=float(f"{inputs[i]:.4g}"),
+            sums_s=float(f"{sums[i]:.4g}"),
+            readers_s=float(f"{others[i]:.4g}"),
         )
-        for _, other, one, parts in kept
-        if all(s < math.inf for s in parts)
+        for i in kept
     )
 
 

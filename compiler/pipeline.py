@@ -9,6 +9,7 @@ from dataclasses import replace
 from msgspec import structs
 
 from rainshed.compiler.check import check_graph
+from rainshed.compiler.estimate import rank
 from rainshed.compiler.explain import kept_candidates
 from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster
@@ -23,7 +24,7 @@ from rainshed.compiler.passes.split import split
 from rainshed.compiler.plan import VERSION, Plan
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import memory_of, simulate, unit_memory_of
-from rainshed.compiler.strategy import STRATEGIES
+from rainshed.compiler.strategy import STRATEGIES, known
 from rainshed.ops.errors import CompileError, UsageError
 from rainshed.ops.ir import Graph
 from rainshed.ops.types import Batch, TensorType
@@ -40,6 +41,10 @@ PASSES: tuple[Pass, ...] = (
     fuse,  # element-wise neighbours on one device -> one kernel
 )  # then schedule, and lower (with allocate): graph -> Plan, one list of Run/Send/Recv/Free per machine
 
+PLANS = 4  # that are made and simulated, of the strategies with the best estimates
+MUCH = 20_000  # instructions, after which no further plan is made
+WORSE = 1.5  # an estimate so many times the best one is not followed up
+
 SHARED = PASSES[: PASSES.index(split)]  # the same whatever the strategy
 PLACED = PASSES[PASSES.index(split) :]
 
@@ -47,8 +52,8 @@ PLACED = PASSES[PASSES.index(split) :]
 def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "auto", fuse: bool = True) -> Plan:
     """The plan of a graph on a cluster.
 
-    strategy  the start of the search for layouts (see compiler/strategy.py); "auto": every one, and the plan whose simulated step
-              is shortest is kept
+    strategy  the start of the search for layouts (see compiler/strategy.py); "auto": all, of which the
+              best few by estimate become plans, and the plan whose simulated step is shortest is kept
     Raises    CompileError if the graph has no outputs, its batch is not bound, a pin names no machine, or no plan fits the memory
     """
     setting = Setting(cluster=cluster, seed=seed, fuse=fuse)
@@ -56,15 +61,17 @@ def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "a
     if strategy != "auto" and strategy not in STRATEGIES:
         raise UsageError(f"there is no strategy {strategy!r}", known=", ".join(["auto", *STRATEGIES]))
     graph = run_passes(graph, setting, SHARED)
-    names = [strategy] if strategy != "auto" else ["one"] if len(cluster.machines) == 1 else list(STRATEGIES)
+    estimates: dict[str, float] = {strategy: 0.0}
+    if strategy == "auto":
+        estimates = rank(graph, setting) if len(cluster.machines) > 1 else {"one": 0.0}
     plans: dict[str, Plan] = {}
     refused: dict[str, str] = {}
-    for name in names:
-        plan = _plan(graph, replace(setting, strategy=name))
-        lack = _lacking_memory(plan, cluster)
-        if lack and any(p.unit_arenas for p in plan.programs):  # it may fit without the GPUs
-            plan = _plan(graph, replace(setting, strategy=name, units=False))
-            lack = _lacking_memory(plan, cluster)
+    work = 0
+    for name, about in estimates.items():
+        if len(plans) >= PLANS or (plans and (work > MUCH or about > WORSE * min(estimates.values()))):
+            break
+        plan, lack = _fitting(graph, replace(setting, strategy=name))
+        work += sum(len(p.instructions) for p in plan.programs)
         if lack:
             refused[name] = lack
         else:
@@ -72,10 +79,20 @@ def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "a
     if not plans:
         raise CompileError("no plan fits into the machines' memory", **{f"strategy {k}": v for k, v in refused.items()})
     best = min(plans, key=lambda name: (plans[name].prediction.step_s, plans[name].prediction.bytes))
-    tried = {n: f"{p.prediction.step_s * 1e3:.3f} ms, {p.prediction.bytes} bytes" for n, p in plans.items()}
-    starts = {f"tried {n}": text for n, text in {**tried, **refused}.items()}
-    notes = {"strategy": best, **starts}
-    return structs.replace(plans[best], notes=notes, candidates=kept_candidates(setting.shared.get(graph), best))
+    tried = {n: f"{p.prediction.step_s * 1e3:.3f} ms, {p.prediction.bytes} bytes" for n, p in plans.items()} | refused
+    notes = {"strategy": best, **{f"tried {n}": text for n, text in tried.items()}}
+    notes |= {f"thought of {n}": f"about {s * 1e3:.3f} ms" for n, s in estimates.items() if n not in tried}
+    return structs.replace(plans[best], notes=notes, candidates=kept_candidates(known(graph, setting, best), best))
+
+
+def _fitting(graph: Graph, setting: Setting) -> tuple[Plan, str]:
+    """A plan, without GPUs if it fits only so, and what it lacks."""
+    plan = _plan(graph, setting)
+    lack = _lacking_memory(plan, setting.cluster)
+    if lack and any(p.unit_arenas for p in plan.programs):
+        plan = _plan(graph, replace(setting, units=False))
+        lack = _lacking_memory(plan, setting.cluster)
+    return plan, lack
 
 
 def _checked(graph: Graph, cluster: Cluster) -> Graph:

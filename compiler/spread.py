@@ -12,10 +12,14 @@ from rainshed.ops.ir import Graph, Node
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """`parts`: on one of so many parts of the machines; `stages`: the layers dealt out to so many groups of machines."""
+    """`parts`: on one of so many parts of the machines; `stages`: the layers dealt out to so many groups of machines.
+
+    holding  the price of a variable's bytes on the machine that holds most of it, in passes over its memory
+    """
 
     parts: int = 1
     stages: int = 1
+    holding: float = 0.1
 
 
 ALL = Spread()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rainshed.compiler.candidates import candidates
-from rainshed.compiler.cost import WEIGHTLESS
+from rainshed.compiler.cost import WEIGHTLESS, pace
 from rainshed.compiler.eliminate import Problem, solve
 from rainshed.compiler.layouts import Layout, Option, option
 from rainshed.compiler.machines import Cluster
@@ -23,6 +23,7 @@ from rainshed.compiler.spread import ALL, Spread, groups, layers_of, stages_of
 from rainshed.compiler.traffic import Parts, Wires, edge_seconds
 from rainshed.ops.access import Access
 from rainshed.ops.ir import Graph, Node, users
+from rainshed.ops.op import Op
 from rainshed.ops.types import TensorType, TupleType, fixed
 
 # Free at every machine: fed to it, or written into its program.
@@ -65,10 +66,11 @@ class Search:
     def __init__(self, graph: Graph, cluster: Cluster, spread: Spread = ALL) -> None:
         self.graph, self.cluster = graph, cluster
         self.machines = len(cluster.machines)
-        self.speed = np.array([m.flops for m in cluster.machines])
+        self.speed = np.array([max(device.flops for device in (m, *m.units)) for m in cluster.machines])
         self.band = np.array([m.bytes_per_s for m in cluster.machines])
-        self.overhead = np.array([m.overhead_s for m in cluster.machines])
         self.wires = Wires.of(cluster)
+        self.holding = spread.holding
+        self._paces: dict[Op, tuple[np.ndarray, ...]] = {}
         self.nodes = [n for n in graph.nodes() if n.op.name not in FREE]
         self.readers = users(graph.nodes())
         self.layer = layers_of(graph)
@@ -79,6 +81,7 @@ class Search:
         self._edges: dict[object, np.ndarray] = {}
         self.facts = {n: self._facts(n) for n in self.nodes}
         self.chosen: dict[Node, int] = {}
+        self.ends: dict[str, dict[Node, int]] = {}  # what was chosen by each strategy
         self.near = self._near()
 
     def _facts(self, node: Node) -> Facts:
@@ -110,23 +113,37 @@ class Search:
     # -- costs in seconds ---------------------------------------------------------------------------------------------
     def _spent(self, node: Node, kind: Kind, itemsize: int) -> np.ndarray:
         """Seconds of each option by itself: computing, and adding partial results."""
-        weightless = node.op.name in WEIGHTLESS
-        cost = node.op.cost_of(node)
-        flops, nbytes = (0, 0) if weightless else (cost.flops, cost.nbytes or 0)
-        share = np.array([o.share for o in kind.options])
-        calls = np.array([o.calls for o in kind.options])
         spent = np.zeros(len(kind.options))
-        if flops or nbytes:
-            spent = (np.maximum(flops * share / self.speed, nbytes * share / self.band) + calls * self.overhead).max(axis=1)
+        share = np.array([o.share for o in kind.options])
+        if node.op.name not in WEIGHTLESS:
+            spent = self.compute(node, share, np.array([o.calls for o in kind.options])).max(axis=1)
         for i, o in enumerate(kind.options):
-            if len(o.partial):
-                source, target, elements = o.partial.T
-                seconds = elements * itemsize * self.wires.per_byte[source, target]
-                busy = max(np.bincount(source, seconds).max(), np.bincount(target, seconds).max())
-                spent[i] += self.wires.seconds(np.array(busy), np.array(len(o.partial) / self.machines))
-        if node.op.name == "variable":  # a small price for holding much on one machine, so that equal choices spread it
-            spent = spent + 0.1 * node.type.nbytes * (share / self.band).max(axis=1)
+            spent[i] += self.adding(o, itemsize)
+        if node.op.name == "variable":  # a price for holding much on one machine: small, so that equal choices spread it
+            spent = spent + self.holding * node.type.nbytes * (share / self.band).max(axis=1)
         return spent
+
+    def compute(self, node: Node, share: np.ndarray, calls: np.ndarray) -> np.ndarray:
+        """Seconds of a node on each machine with these shares of its work, in so many calls.
+
+        Shapes  share, calls, result: f64[..., machines]
+        """
+        cost = node.op.cost_of(node)
+        if node.op not in self._paces:
+            self._paces[node.op] = _paces(self.cluster, node.op)
+        flops, nbytes, overhead, measured = self._paces[node.op]
+        work, traffic = cost.flops * share / flops, (cost.nbytes or 0) * share / nbytes
+        own = np.where(measured, work + traffic, np.maximum(work, traffic)) + calls * overhead
+        return np.where(share > 0, own, 0.0)
+
+    def adding(self, one: Option, itemsize: int) -> float:
+        """Seconds to bring partial results together."""
+        if not len(one.partial):
+            return 0.0
+        source, target, elements = one.partial.T
+        seconds = elements * itemsize * self.wires.per_byte[source, target]
+        busy = max(np.bincount(source, seconds).max(), np.bincount(target, seconds).max())
+        return float(self.wires.seconds(np.array(busy), np.array(len(one.partial) / self.machines)))
 
     def edge(self, value: Node, reader: Node) -> np.ndarray:
         """Seconds to bring one value to one reader, per option of both."""
@@ -257,6 +274,22 @@ class Search:
         return found
 
 
+def _paces(cluster: Cluster, op: Op) -> tuple[np.ndarray, ...]:
+    """Of each machine: flops per second, bytes per second, seconds per call, and whether these are measured (then their times
+    add up). A machine with a faster unit that has a kernel for the op counts as that."""
+    rows = []
+    for machine in cluster.machines:
+        rate = pace(machine, op).rate
+        unit = max(machine.units, key=lambda u: u.flops, default=None) if op.cuda is not None else None
+        if unit is not None and unit.flops > machine.flops:
+            rows.append((unit.flops, unit.bytes_per_s, unit.overhead_s, False))
+        elif rate is not None:
+            rows.append((rate.flops_per_s, rate.bytes_per_s, rate.overhead_s, True))
+        else:
+            rows.append((machine.flops, machine.bytes_per_s, machine.overhead_s, False))
+    return tuple(np.array(column) for column in zip(*rows, strict=True))
+
+
 Start = Callable[[Search, Node], int]
 
 
@@ -325,14 +358,16 @@ class Strategy:
     start: Start
     then: str = "solve"
     spread: Spread = ALL
+    wider: str = ""  # the strategy with more machines, or fewer stages, to which this one is the next
+    last: bool = False  # only for when no other plan fits the memory
 
 
 STRATEGIES: dict[str, Strategy] = {
     "exact": Strategy(in_space),
-    "half": Strategy(in_space, spread=Spread(parts=2)),
-    "quarter": Strategy(in_space, spread=Spread(parts=4)),
-    "stages": Strategy(in_space, spread=Spread(stages=2)),
-    "more stages": Strategy(in_space, spread=Spread(stages=4)),
+    "half": Strategy(in_space, spread=Spread(parts=2), wider="exact"),
+    "quarter": Strategy(in_space, spread=Spread(parts=4), wider="half"),
+    "stages": Strategy(in_space, spread=Spread(stages=2), wider="exact"),
+    "more stages": Strategy(in_space, spread=Spread(stages=4), wider="stages"),
     "space": Strategy(in_space, "sweep"),
     "features": Strategy(along_features, "sweep"),
     "batch": Strategy(along_batch, "sweep"),
@@ -340,6 +375,7 @@ STRATEGIES: dict[str, Strategy] = {
     "layers": Strategy(layer_by_layer, "sweep"),
     "one": Strategy(on_one, "keep"),
     "even": Strategy(in_space, "keep"),  # every op on all machines, whether the search likes it or not
+    "tight": Strategy(in_space, spread=Spread(holding=1e4), last=True),
 }
 
 
@@ -356,6 +392,20 @@ def search_of(graph: Graph, setting: Setting) -> Search:
     if strategy.spread not in searches:
         searches[strategy.spread] = Search(graph, setting.cluster, strategy.spread)
     search: Search = searches[strategy.spread]
+    if setting.strategy not in search.ends:
+        _run(search, strategy)
+        search.ends[setting.strategy] = search.chosen
+    search.chosen = dict(search.ends[setting.strategy])
+    return search
+
+
+def known(graph: Graph, setting: Setting, name: str) -> Search | None:
+    """The search of a strategy that has been done, as it was left."""
+    found = setting.shared.get(graph, {}).get(STRATEGIES[name].spread)
+    return found if found is not None and name in found.ends else None
+
+
+def _run(search: Search, strategy: Strategy) -> None:
     if strategy.then == "solve":
         _best_start(search)
         search.settle()
@@ -363,7 +413,6 @@ def search_of(graph: Graph, setting: Setting) -> Search:
         search.start(strategy.start)
     if strategy.then != "keep":
         search.improve()
-    return search
 
 
 def _best_start(search: Search) -> None:
@@ -383,6 +432,6 @@ def useful(cluster: Cluster) -> list[str]:
     """The strategies that differ on this cluster."""
     found: dict[object, str] = {}
     for name, strategy in STRATEGIES.items():
-        found.setdefault((strategy.start, strategy.then, tuple(groups(cluster, strategy.spread))), name)
+        found.setdefault((strategy.start, strategy.then, tuple(groups(cluster, strategy.spread)), strategy.last), name)
     return list(found.values())
 

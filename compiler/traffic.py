@@ -56,7 +56,7 @@ class Wires:
         names = cluster.names
         per_byte = np.array([[0.0 if a == b else 1 / cluster.link(a, b).bytes_per_s for b in names] for a in names])
         latency = max((link.latency_s for link in (cluster.default_link, *cluster.links.values())), default=0.0)
-        return cls(per_byte, latency, max(m.overhead_s for m in cluster.machines))
+        return cls(per_byte, latency, max(m.overhead_s + m.message_s for m in cluster.machines))
 
     def seconds(self, busy: np.ndarray, messages: np.ndarray) -> np.ndarray:
         """Of a transfer: the busiest interface, one latency, and the handling of messages (per machine)."""
