@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 import rainshed.onnx  # noqa: E402
 from rainshed.engine.onnx.load import CONVERTERS  # noqa: E402
 from rainshed.engine.onnx.values import Tensor, reshaped  # noqa: E402
-from rainshed.ops.errors import DataError, ShapeError, UnsupportedError, UsageError  # noqa: E402
+from rainshed.ops.errors import DataError, RainshedError, ShapeError, UnsupportedError, UsageError  # noqa: E402
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 FOLDER = Path(cases.__file__).parent
@@ -408,3 +408,42 @@ def test_what_is_no_model(tmp_path):
         rs.onnx.load(old)
     with pytest.raises(UsageError, match="batch is a number"):
         rs.onnx.load(old, batch=0)
+
+
+ODD = (0, -1, 7, 2**40, 1.5, float("nan"), "x", [1, 2], [-3], [1.0], [0] * 9)
+
+
+def damaged(model, random):
+    """The model with one thing wrong: an attribute, an input, an output, an operator, a shape."""
+    graph = model.graph
+    node = graph.node[random.integers(len(graph.node))]
+    what = random.integers(6)
+    if what == 0 and node.attribute:
+        name = node.attribute[0].name
+        del node.attribute[0]
+        node.attribute.append(helper.make_attribute(name, ODD[random.integers(len(ODD))]))
+    elif what == 1:
+        node.input[random.integers(len(node.input))] = ("", "x", "nowhere")[random.integers(3)]
+    elif what == 2:
+        del node.input[-1]
+    elif what == 3:
+        graph.input[0].type.tensor_type.shape.dim[random.integers(4)].dim_value = int(random.integers(0, 9))
+    elif what == 4:
+        weight = graph.initializer[random.integers(len(graph.initializer))]
+        weight.CopyFrom(numpy_helper.from_array(np.zeros(random.integers(0, 4, 2), np.float32), weight.name))
+    else:
+        node.op_type = sorted(CONVERTERS)[random.integers(len(CONVERTERS))]
+    return model
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_models_are_refused_or_read(seed):
+    random = np.random.default_rng(seed)
+    refused = 0
+    for _ in range(60):
+        try:
+            rs.onnx.load(damaged(small_net(2), random))
+        except RainshedError as error:
+            assert error.message
+            refused += 1
+    assert refused
