@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -52,14 +53,21 @@ def body_text(graph: Graph) -> str:
 
 
 def _infer(types: Types, attrs: Attrs) -> Type:
-    body = body_of(attrs["body"])
+    leaves, result = _types(attrs["body"])
     for i, t in enumerate(types):
-        leaf = body.inputs.get(f"x{i}")
-        if leaf is None or leaf.type != t:
-            raise GraphError(f"fused: input {i} is {t}, but the body reads {leaf.type if leaf else 'nothing there'}")
-    if len(body.inputs) != len(types):
-        raise GraphError(f"fused: the body reads {len(body.inputs)} values, found {len(types)}")
-    return body.outputs["y"].type
+        leaf = leaves.get(f"x{i}")
+        if leaf != t:
+            raise GraphError(f"fused: input {i} is {t}, but the body reads {leaf or 'nothing there'}")
+    if len(leaves) != len(types):
+        raise GraphError(f"fused: the body reads {len(leaves)} values, found {len(types)}")
+    return result
+
+
+@lru_cache(maxsize=4096)
+def _types(text: str) -> tuple[Mapping[str, Type], Type]:
+    """The types of the values that a body reads, by name, and that of its result."""
+    body = body_of(text)
+    return MappingProxyType({name: leaf.type for name, leaf in body.inputs.items()}), body.outputs["y"].type
 
 
 def _access(types: Types, output: TensorType, attrs: Attrs) -> Access:

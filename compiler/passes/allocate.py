@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
 ALIGN = 64  # bytes: a cache line, and the widest vector
@@ -35,14 +35,12 @@ class Arena:
     def free(self, offset: int, nbytes: int) -> None:
         """Give a place back; it joins the gaps beside it."""
         size = max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
-        merged = []
         low, high = offset, offset + size
-        for start, length in self.gaps:
-            if start + length == low:
-                low = start
-            elif start == high:
-                high = start + length
-            else:
-                merged.append((start, length))
-        insort(merged, (low, high - low))
-        self.gaps = merged
+        first = last = bisect_left(self.gaps, (offset, 0))
+        if first and sum(self.gaps[first - 1]) == low:
+            first -= 1
+            low = self.gaps[first][0]
+        if last < len(self.gaps) and self.gaps[last][0] == high:
+            high = sum(self.gaps[last])
+            last += 1
+        self.gaps[first:last] = [(low, high - low)]

@@ -18,7 +18,7 @@ from rainshed.engine.onnx import convolution, elementwise, products, recurrent, 
 from rainshed.engine.onnx.call import NUMPY_TYPES, Call, Converter, Result, Unsupported, Weights
 from rainshed.engine.onnx.elementwise import dtype_named
 from rainshed.engine.onnx.values import Known, Tensor, Value, identity
-from rainshed.ops.errors import DataError, DTypeError, RainshedError, UnsupportedError, UsageError
+from rainshed.ops.errors import DataError, DTypeError, GraphError, RainshedError, UnsupportedError, UsageError
 from rainshed.ops.evaluate import evaluate_nodes
 from rainshed.ops.ir import Graph, Node, Origin, current_origin, on_behalf, walk
 from rainshed.ops.source import input
@@ -260,8 +260,16 @@ class _Import:
         except RainshedError as error:
             detail = {**error.detail, "node": f"{label} ({node.op_type})", "built_at": origin}
             raise type(error)(error.message, **detail) from None
+        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+            # A converter that meets an input or attribute of a kind it does not know; what it says is all that is known.
+            what = f"{node.op_type}: does not take these inputs or attributes: {error}"
+            raise GraphError(what, node=f"{label} ({node.op_type})", built_at=origin) from error
         else:
             many = result if isinstance(result, tuple) else (result,)
+            if len(many) < last:
+                raise GraphError(
+                    f"{node.op_type} has {len(many)} results; {last} are read", node=label, built_at=origin
+                )
             self.values.update(zip((name for name in node.output), many, strict=False))
 
     def _input(self, name: str) -> Value | None:

@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 import rainshed.onnx  # noqa: E402
 from rainshed.engine.onnx.load import CONVERTERS  # noqa: E402
 from rainshed.engine.onnx.values import Tensor, reshaped  # noqa: E402
-from rainshed.ops.errors import DataError, ShapeError, UnsupportedError, UsageError  # noqa: E402
+from rainshed.ops.errors import DataError, RainshedError, ShapeError, UnsupportedError, UsageError  # noqa: E402
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 FOLDER = Path(cases.__file__).parent
@@ -338,16 +338,32 @@ def test_network_gives_equal_scores(name, scores):
     assert rs.onnx.load(path).outputs["softmaxout_1" if name == "squeezenet" else "prob_1"].shape == expected.shape
 
 
+def random_values(graph):
+    """Weights that keep the scale of what passes through them; variances among them are positive."""
+    generator = np.random.default_rng(1)
+    found = {}
+    for name, node in graph.variables.items():
+        if node.ndim > 1:
+            spread = (2 / np.prod(node.shape[:-1])) ** 0.5
+            found[name] = generator.normal(0, spread, node.shape).astype(np.float32)
+        else:
+            found[name] = generator.uniform(0.5, 1.5, node.shape).astype(np.float32)
+    return found
+
+
 def test_resnet50_on_four_machines():
     path = LIGHT / "light_resnet50.onnx"
     model = rs.onnx.load(path, batch=2, outputs=["r174"])
-    x = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
-    feeds = {"gpu_0/data_0": x}
+    feeds = {"gpu_0/data_0": random(2, 3, 224, 224)}
+    values = random_values(model.graph)
     plan = rs.compile(model.graph, rs.Cluster.local(4), strategy="space")
     assert all(program.instructions for program in plan.programs)
     with rs.Session(plan, backend="threads") as session:
+        session.set_variables(values)
         found = session.run(feeds)["r174"]
-    np.testing.assert_allclose(found, rs.evaluate(model.graph, feeds)["r174"], 1e-4)
+    expected = rs.evaluate(model.graph, feeds, variables=values)["r174"]
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(found, expected, 1e-3, 1e-4 * np.abs(expected).max())
 
 
 def test_squeezenet_trains_on_four_machines():
@@ -408,3 +424,42 @@ def test_what_is_no_model(tmp_path):
         rs.onnx.load(old)
     with pytest.raises(UsageError, match="batch is a number"):
         rs.onnx.load(old, batch=0)
+
+
+ODD = (0, -1, 7, 2**40, 1.5, float("nan"), "x", [1, 2], [-3], [1.0], [0] * 9)
+
+
+def damaged(model, random):
+    """The model with one thing wrong: an attribute, an input, an output, an operator, a shape."""
+    graph = model.graph
+    node = graph.node[random.integers(len(graph.node))]
+    what = random.integers(6)
+    if what == 0 and node.attribute:
+        name = node.attribute[0].name
+        del node.attribute[0]
+        node.attribute.append(helper.make_attribute(name, ODD[random.integers(len(ODD))]))
+    elif what == 1:
+        node.input[random.integers(len(node.input))] = ("", "x", "nowhere")[random.integers(3)]
+    elif what == 2:
+        del node.input[-1]
+    elif what == 3:
+        graph.input[0].type.tensor_type.shape.dim[random.integers(4)].dim_value = int(random.integers(0, 9))
+    elif what == 4:
+        weight = graph.initializer[random.integers(len(graph.initializer))]
+        weight.CopyFrom(numpy_helper.from_array(np.zeros(random.integers(0, 4, 2), np.float32), weight.name))
+    else:
+        node.op_type = sorted(CONVERTERS)[random.integers(len(CONVERTERS))]
+    return model
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_models_are_refused_or_read(seed):
+    random = np.random.default_rng(seed)
+    refused = 0
+    for _ in range(60):
+        try:
+            rs.onnx.load(damaged(small_net(2), random))
+        except RainshedError as error:
+            assert error.message
+            refused += 1
+    assert refused
