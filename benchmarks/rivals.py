@@ -8,6 +8,7 @@ the same place of every layer, where layers have the same places.
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,9 @@ def _graph(tiling: Tiling) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The tiles as a graph: each maker joined to each reader by the bytes that go between; shared weights as stars."""
     tasks = tiling.tasks
     counts = np.diff(tasks.starts)
-    makers = np.where(tasks.maker >= 0, tasks.maker, tasks.readers[np.minimum(tasks.starts[:-1], len(tasks.readers) - 1)])
+    makers = np.where(
+        tasks.maker >= 0, tasks.maker, tasks.readers[np.minimum(tasks.starts[:-1], len(tasks.readers) - 1)]
+    )
     a = np.repeat(tasks.vertex[makers], counts)
     b = tasks.vertex[tasks.readers]
     w = np.repeat(tasks.nbytes * (1 + tasks.returns), counts)
@@ -115,7 +118,7 @@ def mt_kahypar_columns(
 
 def _mt_kahypar(work, starts, pins, weight, task, balance, seeds, library, of=None):  # type: ignore[no-untyped-def]
     whole = np.maximum(1, np.round(work / work.sum() * UNIT)).astype(int).tolist()
-    nets = [pins[a:b].tolist() for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    nets = [pins[a:b].tolist() for a, b in itertools.pairwise(starts)]
     context = library.context_from_preset(mtkahypar.PresetType.HIGHEST_QUALITY)
     context.set_partitioning_parameters(task.machines, balance - 1, mtkahypar.Objective.KM1)
     context.logging = False
@@ -134,4 +137,11 @@ def _best(task: Task, found: list[np.ndarray]) -> np.ndarray:
     """Fewest bytes among those that keep the caps; if none does, the one that breaks them least."""
     if not found:
         return np.zeros(len(task.load), np.int64)
-    return min(found, key=lambda home: (excess(task, home) > 0, crossing(task, home) if excess(task, home) == 0 else 0, excess(task, home)))
+    return min(
+        found,
+        key=lambda home: (
+            excess(task, home) > 0,
+            crossing(task, home) if excess(task, home) == 0 else 0,
+            excess(task, home),
+        ),
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -487,9 +487,10 @@ def _cells(shape: tuple[int, ...], wanted: list[list[Box]]) -> Iterator[tuple[in
     for a, size in enumerate(shape):
         edges = sorted({0, size, *(e for intervals, _ in tables for iv in intervals[a] for e in iv if 0 <= e <= size)})
         merged: dict[tuple[tuple[int, ...], ...], int] = {}
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             inside = tuple(
-                tuple(k for k, iv in enumerate(intervals[a]) if iv[0] <= low and high <= iv[1]) for intervals, _ in tables
+                tuple(k for k, iv in enumerate(intervals[a]) if iv[0] <= low and high <= iv[1])
+                for intervals, _ in tables
             )
             merged[inside] = merged.get(inside, 0) + high - low
         per_axis.append([(length, inside) for inside, length in merged.items()])

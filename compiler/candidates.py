@@ -79,7 +79,12 @@ def _bisections(access: Access, machines: tuple[int, ...], speeds: tuple[float, 
 
 
 def _bisect(
-    access: Access, axes: tuple[int, int], box: Box, machines: Sequence[int], speeds: Sequence[float], found: dict[int, Box]
+    access: Access,
+    axes: tuple[int, int],
+    box: Box,
+    machines: Sequence[int],
+    speeds: Sequence[float],
+    found: dict[int, Box],
 ) -> None:
     """Halve machines and box again and again, across the side of the box with more steps."""
     if len(machines) == 1:
@@ -94,7 +99,9 @@ def _bisect(
     share = sum(speeds[:half]) / sum(speeds)
     step, (low, high) = access.axes[axis].step, box[axis]
     total = -(-(high - low) // step)
-    first = min(max(round(total * share), min(half, total - 1)), max(total - (len(machines) - half), 1)) if total > 1 else 1
+    first = (
+        min(max(round(total * share), min(half, total - 1)), max(total - (len(machines) - half), 1)) if total > 1 else 1
+    )
     middle = min(high, low + first * step)
     _bisect(access, axes, _with(box, axis, (low, middle)), machines[:half], speeds[:half], found)
     _bisect(access, axes, _with(box, axis, (middle, high)), machines[half:], speeds[half:], found)

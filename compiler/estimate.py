@@ -124,4 +124,6 @@ class _Estimate:
         gets = into > 0
         end = np.maximum(np.maximum(np.where(gets, first, 0.0), self.taken) + into, last)
         self.taken = np.where(gets, end, self.taken)
-        self.there[value] = np.where(gets, np.maximum(self.there[value], end + self.search.wires.latency_s), self.there[value])
+        self.there[value] = np.where(
+            gets, np.maximum(self.there[value], end + self.search.wires.latency_s), self.there[value]
+        )

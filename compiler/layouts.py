@@ -151,7 +151,10 @@ def _owned(reach: Reach, access: Access, box: Box, size: int) -> Interval:
     def border(edge: int) -> int:
         if edge in (0, access.axes[reach.axis].size):  # type: ignore[index]
             return size if edge else 0
-        after, before = (reach.scale * edge + reach.low) // reach.per, (reach.scale * (edge - 1) + reach.high) // reach.per
+        after, before = (
+            (reach.scale * edge + reach.low) // reach.per,
+            (reach.scale * (edge - 1) + reach.high) // reach.per,
+        )
         return min(size, max(0, (after + before + 1) // 2))
 
     low, high = box[reach.axis]
@@ -167,7 +170,9 @@ def _runs(marks: np.ndarray) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]
         high = [i + 1 for i in first]
         for d in reversed(range(marks.ndim)):
             while high[d] < marks.shape[d]:
-                new = tuple(slice(high[k], high[k] + 1) if k == d else slice(first[k], high[k]) for k in range(marks.ndim))
+                new = tuple(
+                    slice(high[k], high[k] + 1) if k == d else slice(first[k], high[k]) for k in range(marks.ndim)
+                )
                 if (marks[new] != marks[first]).any() or done[new].any():
                     break
                 high[d] += 1
@@ -182,11 +187,7 @@ def _slices(box: Box, parts: int) -> list[Box]:
     axis = max(range(len(box)), key=lambda i: box[i][1] - box[i][0])
     low, high = box[axis]
     edges = [low + (high - low) * i // parts for i in range(parts + 1)]
-    return [
-        tuple((a, b) if i == axis else iv for i, iv in enumerate(box))
-        for a, b in pairwise(edges)
-        if a < b
-    ]
+    return [tuple((a, b) if i == axis else iv for i, iv in enumerate(box)) for a, b in pairwise(edges) if a < b]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

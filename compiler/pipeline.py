@@ -118,7 +118,9 @@ def _checked(graph: Graph, cluster: Cluster) -> Graph:
         if name not in variables:
             raise CompileError(f"an update names {name!r}, which is no variable of the graph", built_at=node.origin)
         if node.type != variables[name].type:
-            raise CompileError(f"variable {name!r} is {variables[name].type}; its update is {node.type}", built_at=node.origin)
+            raise CompileError(
+                f"variable {name!r} is {variables[name].type}; its update is {node.type}", built_at=node.origin
+            )
     return replace(graph, kept=tuple(variables.values()))
 
 

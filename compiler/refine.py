@@ -218,7 +218,7 @@ def back(state: Any, best: np.ndarray) -> None:
 @numba.njit(cache=True)
 def fits(state: Any, v: int, t: int) -> bool:
     load, caps, held = state[5], state[6], state[10]
-    for k in range(caps.shape[0]):
+    for k in range(caps.shape[0]):  # noqa: SIM110
         if load[v, k] > 0 and held[k, t] + load[v, k] > caps[k, t]:
             return False
     return True
@@ -270,7 +270,9 @@ def pop(heap: np.ndarray, size: int) -> int:
         j = 2 * i + 1
         if j >= size:
             break
-        if j + 1 < size and (heap[j + 1, 0] < heap[j, 0] or (heap[j + 1, 0] == heap[j, 0] and heap[j + 1, 1] < heap[j, 1])):
+        if j + 1 < size and (
+            heap[j + 1, 0] < heap[j, 0] or (heap[j + 1, 0] == heap[j, 0] and heap[j + 1, 1] < heap[j, 1])
+        ):
             j += 1
         if key < heap[j, 0] or (key == heap[j, 0] and tie <= heap[j, 1]):
             break

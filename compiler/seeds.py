@@ -8,6 +8,7 @@ import numpy as np
 
 from rainshed.compiler.atoms import AXES, Tiling
 
+
 def machine_grids(machines: int) -> Iterator[tuple[int, ...]]:
     """Every way to arrange machines in a grid along up to AXES directions."""
 
@@ -56,7 +57,9 @@ def bisected(tiling: Tiling, speed: np.ndarray, first: int) -> np.ndarray:
     return follow(tiling, home, len(speed))
 
 
-def _bisect(tiling: Tiling, members: np.ndarray, machines: np.ndarray, speed: np.ndarray, first: int, home: np.ndarray) -> None:
+def _bisect(
+    tiling: Tiling, members: np.ndarray, machines: np.ndarray, speed: np.ndarray, first: int, home: np.ndarray
+) -> None:
     if len(machines) == 1:
         home[members] = machines[0]
         return

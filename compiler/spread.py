@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ def groups(cluster: Cluster, spread: Spread) -> list[tuple[int, ...]]:
     used = sorted(fastest_first(cluster)[: max(1, -(-count // spread.parts))])
     stages = min(spread.stages, len(used))
     edges = [len(used) * i // stages for i in range(stages + 1)]
-    return [tuple(used[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [tuple(used[a:b]) for a, b in itertools.pairwise(edges)]
 
 
 def layers_of(graph: Graph) -> dict[Node, str]:

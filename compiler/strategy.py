@@ -99,7 +99,12 @@ class Search:
         return Facts(node, access, itemsize, kind, self._spent(node, kind, itemsize))
 
     def _layouts(
-        self, node: Node, access: Access, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...], own: tuple[int, ...]
+        self,
+        node: Node,
+        access: Access,
+        shapes: tuple[tuple[int, ...], ...],
+        shape: tuple[int, ...],
+        own: tuple[int, ...],
     ) -> list[Layout]:
         single = (1,) * len(access.axes)
         if node.origin.pin is not None:
@@ -119,7 +124,9 @@ class Search:
             spent = self.compute(node, share, np.array([o.calls for o in kind.options])).max(axis=1)
         for i, o in enumerate(kind.options):
             spent[i] += self.adding(o, itemsize)
-        if node.op.name == "variable":  # a price for holding much on one machine: small, so that equal choices spread it
+        if (
+            node.op.name == "variable"
+        ):  # a price for holding much on one machine: small, so that equal choices spread it
             spent = spent + self.holding * node.type.nbytes * (share / self.band).max(axis=1)
         return spent
 
@@ -152,7 +159,10 @@ class Search:
         key = (have.kind, its.kind, i, have.itemsize, isinstance(value.type, TupleType))
         if key not in self._edges:
             if isinstance(value.type, TupleType):  # a tuple does not travel
-                homes = np.array([o.homes[0] for o in have.kind.options]), np.array([o.homes[0] for o in its.kind.options])
+                homes = (
+                    np.array([o.homes[0] for o in have.kind.options]),
+                    np.array([o.homes[0] for o in its.kind.options]),
+                )
                 self._edges[key] = np.where(homes[0][:, None] == homes[1][None, :], 0.0, NEVER)
             else:
                 self._edges[key] = edge_seconds(have.kind.lies, its.kind.wants[i], have.itemsize, self.wires)
@@ -178,7 +188,9 @@ class Search:
         for name, node in self.graph.outputs.items():
             if name.startswith("grad/") and name[5:] in variables:
                 found.append((node, variables[name[5:]]))
-        return [(node, variable) for node, variable in dict.fromkeys(found) if node in self.facts and node is not variable]
+        return [
+            (node, variable) for node, variable in dict.fromkeys(found) if node in self.facts and node is not variable
+        ]
 
     def _near(self) -> dict[Node, list[tuple[Node, np.ndarray]]]:
         near: dict[Node, list[tuple[Node, np.ndarray]]] = {n: [] for n in self.nodes}
@@ -261,7 +273,6 @@ class Search:
         self.chosen = {node: choice[of[node]] for node in self.nodes}
         if self.cost() > cost:
             self.chosen = before
-
 
     def _repeated(self) -> set[str]:
         """Layers that read a variable again and again in the same way."""
@@ -434,4 +445,3 @@ def useful(cluster: Cluster) -> list[str]:
     for name, strategy in STRATEGIES.items():
         found.setdefault((strategy.start, strategy.then, tuple(groups(cluster, strategy.spread)), strategy.last), name)
     return list(found.values())
-

@@ -34,10 +34,13 @@ def test_show_stops_after_a_pass() -> None:
 
 
 def test_the_fastest_strategy_is_kept() -> None:
+    """Those with the best estimates become plans; of these the fastest is kept, and no other strategy is much faster."""
     auto = compile(net(), cluster(4))
-    each = {name: compile(net(), cluster(4), strategy=name) for name in STRATEGIES}
-    assert auto.prediction.step_s == min(p.prediction.step_s for p in each.values())
-    assert auto.notes["strategy"] in STRATEGIES and all(f"tried {name}" in auto.notes for name in STRATEGIES)
+    each = {name: compile(net(), cluster(4), strategy=name).prediction.step_s for name in STRATEGIES}
+    tried = [name for name in STRATEGIES if f"tried {name}" in auto.notes]
+    assert len(tried) > 1 and auto.notes["strategy"] in tried
+    assert auto.prediction.step_s == min(each[name] for name in tried)
+    assert auto.prediction.step_s <= 1.05 * min(each.values())
 
 
 def test_an_unknown_strategy_is_refused() -> None:
