@@ -97,7 +97,10 @@ def feeds_of(plan: Plan) -> dict[str, np.ndarray]:
 # -- the coordinator, which runs at the hub ---------------------------------------------------------------------------
 def coordinate(hosts: int, address: str, steps: int) -> dict[str, Any]:
     options = JobOptions(
-        backend="join", listen=f"tcp://{address}:{PORT}", token=read_token(), on_wait=lambda at, _: print(at, flush=True)
+        backend="join",
+        listen=f"tcp://{address}:{PORT}",
+        token=read_token(),
+        on_wait=lambda at, _: print(at, flush=True),
     )
     with Job(hosts, options) as job:
         cluster = calibrate(job)
@@ -138,9 +141,13 @@ def replayed(plan: Plan, cluster: rs.Cluster, traces: list[MachineTrace]) -> flo
         for event in trace.events:
             if event.kind == RUN and event.step > 2:
                 times.setdefault(event.what, []).append((event.end_ns - event.start_ns) / 1e9)
-        share = min(1.0, cluster.machine(program.machine).cores)  # costs in a plan are those of a machine with its share only
+        share = min(
+            1.0, cluster.machine(program.machine).cores
+        )  # costs in a plan are those of a machine with its share only
         instructions = tuple(
-            structs.replace(x, seconds=statistics.quantiles(times[i], n=4)[0] / share) if isinstance(x, Run) and i in times else x
+            structs.replace(x, seconds=statistics.quantiles(times[i], n=4)[0] / share)
+            if isinstance(x, Run) and i in times
+            else x
             for i, x in enumerate(program.instructions)
         )
         programs.append(structs.replace(program, instructions=instructions))
@@ -165,7 +172,9 @@ def measure(hosts: int, rate: str, steps: int) -> dict[str, Any]:
         for i in range(hosts):
             uri = f"tcp://{lab.address(i)}:0"
             join = [sys.executable, "-m", "rainshed", "worker", "--join", f"{lab.hub_address}:{PORT}"]
-            stack.callback(_end, lab.popen(i, [*join, "--name", f"host{i}", "--listen", uri], env=environment, cwd=ROOT))
+            stack.callback(
+                _end, lab.popen(i, [*join, "--name", f"host{i}", "--listen", uri], env=environment, cwd=ROOT)
+            )
         out, _ = coordinator.communicate(timeout=TIMEOUT_S)
         if coordinator.returncode:
             raise SystemExit(f"the coordinator ended with {coordinator.returncode}")

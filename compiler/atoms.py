@@ -11,22 +11,22 @@ Source  Catalyurek and Aykanat 1999 (connectivity - 1 is the volume); Wang et al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 
 import numpy as np
 
-from rainshed.compiler.cost import WEIGHTLESS
+from rainshed.compiler.cost import FREE, WEIGHTLESS
 from rainshed.ops.access import Access, Box, Interval, box_size, boxes, cuts, intersect
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import TensorType, fixed
 
-FREE = frozenset({"input", "constant", "step"})  # at every machine, and never sent
 HEAVY = 0.02  # of all work: a layer with at least this share has to be spread evenly, whatever the others do
 BACKWARD = 2.0  # the work of both gradients of an op, in units of its own
 COARSE = 36  # machines, for which the axes of the tiles are chosen
 AXES = 3  # along which one op is cut at most
+WORTH = 16  # elements of a result for each tile: what makes smaller results is not cut, if it is no heavy layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Tiling:
     place     f64[vertices, AXES], where the tile lies along each direction, 0 to 1; -1 where it has no place
     pins      the vertices of net e are pins[starts[e]:starts[e + 1]]; `weight` in bytes per step
     tasks     the tiles as they run, for the simulation
+    cuts      of each node: its grid, its tiles, and the number of the task of the first
     """
 
     work: np.ndarray
@@ -50,6 +51,7 @@ class Tiling:
     weight: np.ndarray
     layers: tuple[str, ...]
     tasks: Tasks
+    cuts: Mapping[Node, Cut]
 
     @property
     def vertices(self) -> int:
@@ -148,7 +150,7 @@ def _with(box: Box, axis: int, interval: Interval) -> Box:
 
 # -- the hypergraph ----------------------------------------------------------------------------------------------------
 @dataclass(slots=True)
-class _Cut:
+class Cut:
     """A node with its tiles, and the pieces in which its value then lies."""
 
     node: Node
@@ -175,7 +177,7 @@ class _Builder:
         self.graph, self.parts = graph, parts
         self.training = graph.loss is not None
         self.nodes = [n for n in graph.nodes() if n.op.name not in FREE and n.op.name != "variable"]
-        self.cut: dict[Node, _Cut] = {}
+        self.cut: dict[Node, Cut] = {}
         self.grids: dict[object, tuple[int, ...]] = {}
         self.directions: dict[Node, tuple[int, ...]] = {}  # of each axis of a value
         self.task_vertex: list[int] = []
@@ -228,7 +230,7 @@ class _Builder:
         self._shared()
         return self._done()
 
-    def _grid(self, node: Node) -> _Cut:
+    def _grid(self, node: Node) -> Cut:
         access = node.access
         shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
         main = max(
@@ -237,7 +239,8 @@ class _Builder:
             default=None,
         )
         follows = main is not None and not self._weights(node) and 2 * len(self.cut[main].pieces) > self.parts
-        if self._kind(node) in self.heavy and access.axes and not follows:
+        large = (main is None or self._weights(node)) and math.prod(shape) >= WORTH * self.parts
+        if (self._kind(node) in self.heavy or large) and access.axes and not follows:
             kind = access
             if kind not in self.grids:
                 self.grids[kind] = _finest(node, access, self.parts)
@@ -253,7 +256,7 @@ class _Builder:
                             parts[reach.axis] = max(parts[reach.axis], min(count, access.axes[reach.axis].max_parts))
             grid = tuple(parts)
         directions = self._directions(node, access, grid)
-        cut = _Cut(node, access, grid, boxes(access, grid), directions)
+        cut = Cut(node, access, grid, boxes(access, grid), directions)
         self.directions[node] = tuple(
             directions[r.axis] if r.axis is not None else -1 for r in (access.output if shape else ())
         )
@@ -278,7 +281,7 @@ class _Builder:
         return tuple(found)
 
     # vertices
-    def _place(self, cut: _Cut) -> None:
+    def _place(self, cut: Cut) -> None:
         node, access = cut.node, cut.access
         kind = self._kind(node)
         cost = 0 if node.op.name in WEIGHTLESS else node.op.cost_of(node).flops
@@ -308,7 +311,7 @@ class _Builder:
             self.layers.append(name)
         return self.tied[key]
 
-    def _vertex(self, cut: _Cut, kind: object, i: int, box: Box) -> int:
+    def _vertex(self, cut: Cut, kind: object, i: int, box: Box) -> int:
         if kind in self.heavy:
             if (kind, i) not in self.tied:
                 self.tied[kind, i] = self._new(cut, box)
@@ -320,7 +323,7 @@ class _Builder:
                 return self.task_vertex[made.owner_of[region]]
         return self._new(cut, box)
 
-    def _new(self, cut: _Cut, box: Box) -> int:
+    def _new(self, cut: Cut, box: Box) -> int:
         where = [-1.0] * AXES
         for interval, axis, parts, direction in zip(box, cut.access.axes, cut.grid, cut.directions, strict=True):
             if parts > 1 and direction >= 0:
@@ -330,7 +333,7 @@ class _Builder:
         self.nbytes.append(0)
         return len(self.layer) - 1
 
-    def _pieces(self, cut: _Cut) -> None:
+    def _pieces(self, cut: Cut) -> None:
         if not isinstance(cut.node.type, TensorType):
             cut.pieces, cut.owners = ((),), (cut.first,)
             return
@@ -350,7 +353,7 @@ class _Builder:
         cut.pieces, cut.owners = tuple(groups), tuple(owners)
         cut.owner_of = dict(zip(cut.pieces, cut.owners, strict=True))
 
-    def _adder(self, cut: _Cut, box: Box, members: list[int]) -> int:
+    def _adder(self, cut: Cut, box: Box, members: list[int]) -> int:
         """The task that adds partial results; one vertex for all that lie in the same place of one layer."""
         key = (("sum", self._kind(cut.node)), hash(box))
         if key not in self.tied:
@@ -389,7 +392,7 @@ class _Builder:
                 pins = tuple(dict.fromkeys([maker, *readers]))
                 self._parcel(maker, pins, size * node.dtype.itemsize, node in self.grows)
 
-    def _readers(self, value: Node) -> Iterator[tuple[_Cut, tuple[Box, ...]]]:
+    def _readers(self, value: Node) -> Iterator[tuple[Cut, tuple[Box, ...]]]:
         for node in self._users().get(value, ()):
             cut = self.cut[node]
             for i, given in enumerate(node.inputs):
@@ -451,10 +454,11 @@ class _Builder:
                 nbytes=np.array([nbytes for _, nbytes in parcels], np.int64),
                 returns=np.array([returns for (_, _, returns), _ in parcels], bool),
             ),
+            cuts=self.cut,
         )
 
 
-def _regions(cut: _Cut, i: int) -> tuple[Box, ...]:
+def _regions(cut: Cut, i: int) -> tuple[Box, ...]:
     """For each tile, the region of input i that it needs."""
     if not cut.access.axes:
         return tuple(tuple((0, n) for n in fixed(cut.node.inputs[i].shape)) for _ in cut.tiles)

@@ -8,6 +8,8 @@ from rainshed.compiler.machines import Cluster, Machine, Rate, Unit
 from rainshed.ops.ir import Device, Node
 from rainshed.ops.op import Op
 
+# Free at every machine: fed to it, or written into its program.
+FREE = frozenset({"input", "constant", "step"})
 # Ops that only say where a value is; the runtime does not run a kernel for them, or its time belongs to the link.
 WEIGHTLESS = frozenset({"input", "variable", "constant", "step", "send", "recv", "pick"})
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from rainshed.compiler.cost import WEIGHTLESS
 from rainshed.compiler.layouts import Layout
+from rainshed.compiler.search import Search
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.strategy import STRATEGIES, Search, search_of, useful
+from rainshed.compiler.strategy import STRATEGIES, search_of, useful
 from rainshed.compiler.traffic import between
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import TensorType
@@ -58,14 +59,21 @@ class _Estimate:
         self.ready: dict[Node, np.ndarray] = {}
 
     def run(self) -> float:
-        """Nodes in the order in which their inputs are there, so that layers on different machines overlap."""
+        """Nodes in the order in which they can start, so that layers on different machines overlap; among those that can start
+        at once, first the one on which the longest chain of others waits."""
         search = self.search
         left = {node: len({v for v in node.inputs if v in search.facts}) for node in search.nodes}
         place = {node: i for i, node in enumerate(search.nodes)}
-        queue = [(0.0, place[node]) for node in search.nodes if not left[node]]
+        tail = self._tails()
+        queue = [(0.0, -tail[node], place[node]) for node in search.nodes if not left[node]]
+        heapq.heapify(queue)
         while queue:
-            _, at = heapq.heappop(queue)
+            start, first, at = heapq.heappop(queue)
             node = search.nodes[at]
+            now = self._start(node)
+            if now > start and queue and (now, first, at) > queue[0]:
+                heapq.heappush(queue, (now, first, at))
+                continue
             self._compute(node, self.ready.pop(node, np.zeros(self.count)))
             for reader in search.readers[node]:
                 for i, value in enumerate(reader.inputs):
@@ -75,11 +83,24 @@ class _Estimate:
                 self.ready[reader] = there
                 left[reader] -= 1
                 if not left[reader]:
-                    own = search.facts[reader].kind.options[search.chosen[reader]].homes
-                    heapq.heappush(queue, (float(there[own].max()), place[reader]))
+                    heapq.heappush(queue, (self._start(reader), -tail[reader], place[reader]))
         for value, variable in search.stored():
             self._bring(value, variable, -1)
         return float(max([self.clock.max(), *(t.max() for t in self.there.values())]))
+
+    def _start(self, node: Node) -> float:
+        """When the last of a node's machines has what it needs, and time."""
+        own = self.search.facts[node].kind.options[self.search.chosen[node]].homes
+        busy = self.clock[own]
+        return float((np.maximum(self.ready[node][own], busy) if node in self.ready else busy).max())
+
+    def _tails(self) -> dict[Node, float]:
+        """Seconds of the longest chain of readers that hangs on each node."""
+        tail: dict[Node, float] = {}
+        for node in reversed(self.search.nodes):
+            own = float(self.search.facts[node].spent[self.search.chosen[node]])
+            tail[node] = own + max((tail[r] for r in self.search.readers[node]), default=0.0)
+        return tail
 
     def _compute(self, node: Node, ready: np.ndarray) -> None:
         facts, search = self.search.facts[node], self.search

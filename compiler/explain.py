@@ -15,7 +15,7 @@ import numpy as np
 from rainshed.compiler.layouts import Option
 from rainshed.compiler.passes.split import value_names
 from rainshed.compiler.plan import FED, Candidate, Plan, Program, Recv, Run, Transfer
-from rainshed.compiler.strategy import NEVER, Search
+from rainshed.compiler.search import NEVER, Search
 from rainshed.ops.access import Box
 from rainshed.ops.errors import UsageError
 from rainshed.ops.ir import Node

@@ -131,7 +131,7 @@ def _cells(access: Access, layout: Layout, shape: tuple[int, ...], results: list
     flat = np.ascontiguousarray(table.reshape(2 * len(results), -1).T)
     marks = np.array([codes.setdefault(row.tobytes(), len(codes)) for row in flat]).reshape(table.shape[2:])
     found = []
-    for low, high in _runs(marks):
+    for low, high in block_runs(marks):
         cell = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         one = (slice(None), slice(None), *low)
         members = tuple(np.flatnonzero(table[one][0]).tolist())
@@ -161,7 +161,7 @@ def _owned(reach: Reach, access: Access, box: Box, size: int) -> Interval:
     return border(low), border(high)
 
 
-def _runs(marks: np.ndarray) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def block_runs(marks: np.ndarray) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Boxes of equal marks that cover the array, each grown along one axis after the other."""
     done = np.zeros(marks.shape, bool)
     for first in np.ndindex(marks.shape):

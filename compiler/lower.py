@@ -95,7 +95,12 @@ class _Lowering:
     """Walks one machine's nodes in order, gives each a value, frees values after their last reader."""
 
     def __init__(
-        self, graph: Graph, order: list[Node], keys: dict[Node, int], shapes: dict[str, tuple[int, ...]], setting: Setting
+        self,
+        graph: Graph,
+        order: list[Node],
+        keys: dict[Node, int],
+        shapes: dict[str, tuple[int, ...]],
+        setting: Setting,
     ) -> None:
         self.graph, self.order, self.keys, self.shapes, self.setting = graph, order, keys, shapes, setting
         self.values: list[Value] = []
@@ -169,7 +174,9 @@ class _Lowering:
             if key not in self.fed:
                 self.fed[key] = self._value(node, type, FED)
                 if name == "input":
-                    self.feeds.append(Feed(node.name, self.fed[key], _leaf_box(node), node.attrs["whole"] or fixed(node.shape)))
+                    self.feeds.append(
+                        Feed(node.name, self.fed[key], _leaf_box(node), node.attrs["whole"] or fixed(node.shape))
+                    )
                 else:
                     self.step_value = self.fed[key]
             self.number[node] = self.fed[key]

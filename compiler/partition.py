@@ -30,7 +30,7 @@ class Aim:
     kicks: int = KICKS
     seed: int = 0
     by_step: bool = False
-    starts: Mapping[str, np.ndarray] = field(default_factory=dict)  # placements to begin with, beside our own
+    starts: Mapping[str, np.ndarray] = field(default_factory=dict, hash=False, compare=False)  # beside our own
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ from rainshed.ops.ir import Graph, Node
 class Spread:
     """`parts`: on one of so many parts of the machines; `stages`: the layers dealt out to so many groups of machines.
 
+    slices   of the batch, in which the stages work one behind the other
     holding  the price of a variable's bytes on the machine that holds most of it, in passes over its memory
     """
 
     parts: int = 1
     stages: int = 1
+    slices: int = 1
     holding: float = 0.1
 
 

@@ -1,307 +1,21 @@
-"""Choosing a layout for every node: the cheapest for the whole graph at once, or from a start, node by node.
-
-The cost of a choice is its compute time (the slowest machine's share) and the time of the bytes it makes cross, taken from exact
-regions. Each strategy is one way to search; `compile` keeps the plan whose simulated step is shortest.
-
-Source  exact costs per edge and elimination: Jia et al. (OptCNN), ICML 2018; Elango (PaSE), IPDPS 2021
-"""
+"""The strategies: each is one way to search for layouts; `compile` keeps the plan whose simulated step is shortest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from rainshed.compiler.candidates import candidates
-from rainshed.compiler.cost import WEIGHTLESS, pace
-from rainshed.compiler.eliminate import Problem, solve
-from rainshed.compiler.layouts import Layout, Option, option
+from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster
+from rainshed.compiler.partition import Aim
+from rainshed.compiler.search import Search
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.spread import ALL, Spread, groups, layers_of, stages_of
-from rainshed.compiler.traffic import Parts, Wires, edge_seconds
-from rainshed.ops.access import Access
-from rainshed.ops.ir import Graph, Node, users
-from rainshed.ops.op import Op
-from rainshed.ops.types import TensorType, TupleType, fixed
-
-# Free at every machine: fed to it, or written into its program.
-FREE = frozenset({"input", "constant", "step"})
-SWEEPS = 4
-NEVER = 1e9  # seconds: more than any step
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Kind:
-    """Nodes of one access, of the same shapes and on the same machines: they share their options, packed for traffic.py."""
-
-    options: tuple[Option, ...]
-    lies: Parts  # where the value lies, per option
-    wants: tuple[Parts, ...]  # what each input must bring, per option
-
-    @classmethod
-    def of(cls, options: tuple[Option, ...]) -> Kind:
-        return cls(
-            options,
-            Parts.of([(o.corners, o.piece_homes) for o in options]),
-            tuple(Parts.of([(o.regions[i], o.homes) for o in options]) for i in range(len(options[0].regions))),
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Facts:
-    """What the search asks of a node again and again. `spent`: seconds of the node itself, per option."""
-
-    node: Node
-    access: Access
-    itemsize: int
-    kind: Kind
-    spent: np.ndarray
-
-
-class Search:
-    """The layouts of one graph on one cluster."""
-
-    def __init__(self, graph: Graph, cluster: Cluster, spread: Spread = ALL) -> None:
-        self.graph, self.cluster = graph, cluster
-        self.machines = len(cluster.machines)
-        self.speed = np.array([max(device.flops for device in (m, *m.units)) for m in cluster.machines])
-        self.band = np.array([m.bytes_per_s for m in cluster.machines])
-        self.wires = Wires.of(cluster)
-        self.holding = spread.holding
-        self._paces: dict[Op, tuple[np.ndarray, ...]] = {}
-        self.nodes = [n for n in graph.nodes() if n.op.name not in FREE]
-        self.readers = users(graph.nodes())
-        self.layer = layers_of(graph)
-        self.groups = groups(cluster, spread)
-        self.stage = stages_of(graph, self.layer, len(self.groups))
-        self.turn = stages_of(graph, self.layer, self.machines)
-        self._kinds: dict[object, Kind] = {}
-        self._edges: dict[object, np.ndarray] = {}
-        self.facts = {n: self._facts(n) for n in self.nodes}
-        self.chosen: dict[Node, int] = {}
-        self.ends: dict[str, dict[Node, int]] = {}  # what was chosen by each strategy
-        self.near = self._near()
-
-    def _facts(self, node: Node) -> Facts:
-        access = node.access
-        shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
-        shapes = tuple(fixed(i.shape) if isinstance(i.type, TensorType) else () for i in node.inputs)
-        layer = self.layer[node]
-        own = self.groups[self.stage.get(layer, 0)]
-        key = (access, shape, shapes, node.origin.pin, own, self.turn.get(layer, 0))
-        if key not in self._kinds:
-            layouts = self._layouts(node, access, shapes, shape, own)
-            self._kinds[key] = Kind.of(tuple(option(access, one, shapes, shape, self.machines) for one in layouts))
-        kind = self._kinds[key]
-        itemsize = node.dtype.itemsize if isinstance(node.type, TensorType) else 1
-        return Facts(node, access, itemsize, kind, self._spent(node, kind, itemsize))
-
-    def _layouts(
-        self,
-        node: Node,
-        access: Access,
-        shapes: tuple[tuple[int, ...], ...],
-        shape: tuple[int, ...],
-        own: tuple[int, ...],
-    ) -> list[Layout]:
-        single = (1,) * len(access.axes)
-        if node.origin.pin is not None:
-            return [Layout(single, (self.cluster.names.index(node.origin.pin),))]
-        speeds = tuple(float(self.speed[m]) for m in own)
-        found = list(candidates(access, shapes, shape, own, speeds))
-        fastest = max(own, key=lambda m: (self.speed[m], -m))
-        found += [Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0))]
-        return list(dict.fromkeys(found))
-
-    # -- costs in seconds ---------------------------------------------------------------------------------------------
-    def _spent(self, node: Node, kind: Kind, itemsize: int) -> np.ndarray:
-        """Seconds of each option by itself: computing, and adding partial results."""
-        spent = np.zeros(len(kind.options))
-        share = np.array([o.share for o in kind.options])
-        if node.op.name not in WEIGHTLESS:
-            spent = self.compute(node, share, np.array([o.calls for o in kind.options])).max(axis=1)
-        for i, o in enumerate(kind.options):
-            spent[i] += self.adding(o, itemsize)
-        if (
-            node.op.name == "variable"
-        ):  # a price for holding much on one machine: small, so that equal choices spread it
-            spent = spent + self.holding * node.type.nbytes * (share / self.band).max(axis=1)
-        return spent
-
-    def compute(self, node: Node, share: np.ndarray, calls: np.ndarray) -> np.ndarray:
-        """Seconds of a node on each machine with these shares of its work, in so many calls.
-
-        Shapes  share, calls, result: f64[..., machines]
-        """
-        cost = node.op.cost_of(node)
-        if node.op not in self._paces:
-            self._paces[node.op] = _paces(self.cluster, node.op)
-        flops, nbytes, overhead, measured = self._paces[node.op]
-        work, traffic = cost.flops * share / flops, (cost.nbytes or 0) * share / nbytes
-        own = np.where(measured, work + traffic, np.maximum(work, traffic)) + calls * overhead
-        return np.where(share > 0, own, 0.0)
-
-    def adding(self, one: Option, itemsize: int) -> float:
-        """Seconds to bring partial results together."""
-        if not len(one.partial):
-            return 0.0
-        source, target, elements = one.partial.T
-        seconds = elements * itemsize * self.wires.per_byte[source, target]
-        busy = max(np.bincount(source, seconds).max(), np.bincount(target, seconds).max())
-        return float(self.wires.seconds(np.array(busy), np.array(len(one.partial) / self.machines)))
-
-    def edge(self, value: Node, reader: Node) -> np.ndarray:
-        """Seconds to bring one value to one reader, per option of both."""
-        have, its = self.facts[value], self.facts[reader]
-        i = reader.inputs.index(value)
-        key = (have.kind, its.kind, i, have.itemsize, isinstance(value.type, TupleType))
-        if key not in self._edges:
-            if isinstance(value.type, TupleType):  # a tuple does not travel
-                homes = (
-                    np.array([o.homes[0] for o in have.kind.options]),
-                    np.array([o.homes[0] for o in its.kind.options]),
-                )
-                self._edges[key] = np.where(homes[0][:, None] == homes[1][None, :], 0.0, NEVER)
-            else:
-                self._edges[key] = edge_seconds(have.kind.lies, its.kind.wants[i], have.itemsize, self.wires)
-        return self._edges[key]
-
-    def store(self, value: Node, variable: Node) -> np.ndarray:
-        """Seconds to bring a gradient or an update to where its variable lies, per option of both."""
-        have, its = self.facts[value], self.facts[variable]
-        key = (have.kind, its.kind, -1, have.itemsize, False)
-        if key not in self._edges:
-            self._edges[key] = edge_seconds(have.kind.lies, its.kind.lies, have.itemsize, self.wires)
-        return self._edges[key]
-
-    def pairs(self) -> list[tuple[Node, Node, np.ndarray]]:
-        """Every two nodes whose layouts make bytes cross, with the seconds per option of both."""
-        found = [(v, n, self.edge(v, n)) for n in self.nodes for v in dict.fromkeys(n.inputs) if v in self.facts]
-        return found + [(v, x, self.store(v, x)) for v, x in self.stored()]
-
-    def stored(self) -> list[tuple[Node, Node]]:
-        """(value, variable): what must end where a variable lies."""
-        variables = self.graph.variables
-        found = [(node, variables[name]) for name, node in self.graph.updates.items()]
-        for name, node in self.graph.outputs.items():
-            if name.startswith("grad/") and name[5:] in variables:
-                found.append((node, variables[name[5:]]))
-        return [
-            (node, variable) for node, variable in dict.fromkeys(found) if node in self.facts and node is not variable
-        ]
-
-    def _near(self) -> dict[Node, list[tuple[Node, np.ndarray]]]:
-        near: dict[Node, list[tuple[Node, np.ndarray]]] = {n: [] for n in self.nodes}
-        for a, b, seconds in self.pairs():
-            near[a].append((b, seconds))
-            near[b].append((a, seconds.T))
-        return near
-
-    def cost(self) -> float:
-        """Seconds of all choices, as if everything ran one after the other."""
-        total = sum(float(self.facts[n].spent[i]) for n, i in self.chosen.items())
-        for node, near in self.near.items():
-            total += sum(float(s[self.chosen[node], self.chosen[other]]) for other, s in near) / 2
-        return total
-
-    # -- searching ----------------------------------------------------------------------------------------------------
-    def start(self, start: Start) -> None:
-        """Every node gets the start's layout; variables lie where the readers then want them."""
-        self.chosen = {}
-        for node in self.nodes:
-            options = self.facts[node].kind.options
-            if len(options) == 1:
-                self.chosen[node] = 0
-            elif node.op.name != "variable":
-                self.chosen[node] = start(self, node)
-        for node in self.nodes:
-            if node not in self.chosen:
-                self.chosen[node] = self._best(node)
-
-    def _best(self, node: Node) -> int:
-        """The option that costs least now; the present one where several do."""
-        costs = self.facts[node].spent.copy()
-        for other, seconds in self.near[node]:
-            if other in self.chosen:
-                costs += seconds[:, self.chosen[other]]
-        now = self.chosen.get(node)
-        best = int(np.argmin(costs))
-        return best if now is None or costs[best] < costs[now] else now
-
-    def improve(self) -> None:
-        """Each node takes its cheapest layout, in sweeps up and down, until nothing changes."""
-        for sweep in range(SWEEPS):
-            changed = False
-            for node in self.nodes if sweep % 2 == 0 else reversed(self.nodes):
-                new = self._best(node)
-                changed |= new != self.chosen[node]
-                self.chosen[node] = new
-            if not changed:
-                return
-
-    def settle(self) -> None:
-        """The cheapest choice for all nodes at once, no worse than the present one.
-
-        Nodes of one layer that are of one kind and do the same (the time steps of a recurrent layer) choose alike.
-        """
-        alike: dict[object, int] = {}
-        of: dict[Node, int] = {}
-        repeated = self._repeated()
-        for node in self.nodes:
-            key: object = node
-            if self.layer[node] in repeated:
-                key = (node.op.name, self.layer[node], self.facts[node].kind, node.origin.backward, node.name)
-            of[node] = alike.setdefault(key, len(alike))
-        unary = [np.zeros(0)] * len(alike)
-        for node in self.nodes:
-            unary[of[node]] = self.facts[node].spent + (unary[of[node]] if len(unary[of[node]]) else 0.0)
-        pairs: dict[tuple[int, int], np.ndarray] = {}
-        for a, b, seconds in self.pairs():
-            i, j = of[a], of[b]
-            if i == j:
-                unary[i] = unary[i] + np.diag(seconds)
-                continue
-            key2, table = ((i, j), seconds) if i < j else ((j, i), seconds.T)
-            pairs[key2] = pairs[key2] + table if key2 in pairs else table
-        start = [0] * len(alike)
-        for node in reversed(self.nodes):
-            start[of[node]] = self.chosen[node]
-        choice = solve(Problem(unary, pairs), start)
-        before, cost = self.chosen, self.cost()
-        self.chosen = {node: choice[of[node]] for node in self.nodes}
-        if self.cost() > cost:
-            self.chosen = before
-
-    def _repeated(self) -> set[str]:
-        """Layers that read a variable again and again in the same way."""
-        found = set()
-        for node in self.nodes:
-            if node.op.name == "variable":
-                kinds = [self.facts[r].kind for r in self.readers[node]]
-                if len(kinds) > 2 * len(set(kinds)):
-                    found.add(self.layer[node])
-        return found
-
-
-def _paces(cluster: Cluster, op: Op) -> tuple[np.ndarray, ...]:
-    """Of each machine: flops per second, bytes per second, seconds per call, and whether these are measured (then their times
-    add up). A machine with a faster unit that has a kernel for the op counts as that."""
-    rows = []
-    for machine in cluster.machines:
-        rate = pace(machine, op).rate
-        unit = max(machine.units, key=lambda u: u.flops, default=None) if op.cuda is not None else None
-        if unit is not None and unit.flops > machine.flops:
-            rows.append((unit.flops, unit.bytes_per_s, unit.overhead_s, False))
-        elif rate is not None:
-            rows.append((rate.flops_per_s, rate.bytes_per_s, rate.overhead_s, True))
-        else:
-            rows.append((machine.flops, machine.bytes_per_s, machine.overhead_s, False))
-    return tuple(np.array(column) for column in zip(*rows, strict=True))
-
+from rainshed.compiler.spread import ALL, Spread, groups
+from rainshed.compiler.tiled import tile_layouts
+from rainshed.ops.ir import Graph, Node
 
 Start = Callable[[Search, Node], int]
+MANY = 1 << 20  # stages: one for every machine
 
 
 # -- starts -----------------------------------------------------------------------------------------------------------
@@ -371,6 +85,7 @@ class Strategy:
     spread: Spread = ALL
     wider: str = ""  # the strategy with more machines, or fewer stages, to which this one is the next
     last: bool = False  # only for when no other plan fits the memory
+    tiles: Aim | None = None  # the forward part is placed tile by tile with this aim; the rest follows it
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -386,6 +101,10 @@ STRATEGIES: dict[str, Strategy] = {
     "layers": Strategy(layer_by_layer, "sweep"),
     "one": Strategy(on_one, "keep"),
     "even": Strategy(in_space, "keep"),  # every op on all machines, whether the search likes it or not
+    "pipeline": Strategy(in_space, spread=Spread(stages=MANY, slices=4)),
+    "fine pipeline": Strategy(in_space, spread=Spread(stages=MANY, slices=8), wider="pipeline"),
+    "stages in slices": Strategy(in_space, spread=Spread(stages=2, slices=4), wider="pipeline"),
+    "tiles": Strategy(in_space, tiles=Aim(by_step=True, kicks=0)),
     "tight": Strategy(in_space, spread=Spread(holding=1e4), last=True),
 }
 
@@ -400,9 +119,11 @@ def search_of(graph: Graph, setting: Setting) -> Search:
     """The search of a strategy, done."""
     strategy = STRATEGIES[setting.strategy]
     searches = setting.shared.setdefault(graph, {})
-    if strategy.spread not in searches:
-        searches[strategy.spread] = Search(graph, setting.cluster, strategy.spread)
-    search: Search = searches[strategy.spread]
+    kind = (strategy.spread, strategy.tiles)
+    if kind not in searches:
+        given = tile_layouts(graph, setting.cluster, strategy.tiles) if strategy.tiles else None
+        searches[kind] = Search(graph, setting.cluster, strategy.spread, given)
+    search: Search = searches[kind]
     if setting.strategy not in search.ends:
         _run(search, strategy)
         search.ends[setting.strategy] = search.chosen
@@ -412,7 +133,7 @@ def search_of(graph: Graph, setting: Setting) -> Search:
 
 def known(graph: Graph, setting: Setting, name: str) -> Search | None:
     """The search of a strategy that has been done, as it was left."""
-    found = setting.shared.get(graph, {}).get(STRATEGIES[name].spread)
+    found = setting.shared.get(graph, {}).get((STRATEGIES[name].spread, STRATEGIES[name].tiles))
     return found if found is not None and name in found.ends else None
 
 
@@ -443,5 +164,12 @@ def useful(cluster: Cluster) -> list[str]:
     """The strategies that differ on this cluster."""
     found: dict[object, str] = {}
     for name, strategy in STRATEGIES.items():
-        found.setdefault((strategy.start, strategy.then, tuple(groups(cluster, strategy.spread)), strategy.last), name)
+        kind = (
+            strategy.start,
+            strategy.then,
+            tuple(groups(cluster, strategy.spread)),
+            strategy.spread.slices,
+            strategy.tiles,
+        )
+        found.setdefault((*kind, strategy.last), name)
     return list(found.values())

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rainshed.compiler.cost import copy_seconds, seconds
+from rainshed.compiler.cost import FREE, copy_seconds, seconds
 from rainshed.compiler.machines import Cluster, Unit
-from rainshed.compiler.strategy import FREE
 from rainshed.ops.access import Box, whole
 from rainshed.ops.fused import is_fusable
 from rainshed.ops.ir import Device, Graph, Node, users

@@ -7,13 +7,13 @@ from textwrap import dedent
 
 from random_graphs import ALL_OPS
 
+from rainshed.compiler.cost import FREE
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster, Machine
 from rainshed.compiler.passes.insert_send_recv import insert_send_recv
 from rainshed.compiler.passes.place import place
 from rainshed.compiler.passes.split import Splitter
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.strategy import FREE
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.text import graph_text, parse
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from rainshed.compiler.cost import FREE
 from rainshed.compiler.layouts import disjoint
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.strategy import FREE
 from rainshed.compiler.units import HOST, variables_of
 from rainshed.ops.access import Box, box_shape, box_size, intersect, within
 from rainshed.ops.assemble import assemble

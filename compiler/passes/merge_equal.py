@@ -21,7 +21,14 @@ def merge_equal(graph: Graph, setting: Setting) -> Graph:
     seen: dict[Hashable, Node] = {}
 
     def keep(node: Node, inputs: tuple[Node, ...]) -> Node:
-        key: Hashable = (node.op.name, tuple(map(id, inputs)), key_of(node.attrs), node.device, node.origin.pin, node.origin.home)
+        key: Hashable = (
+            node.op.name,
+            tuple(map(id, inputs)),
+            key_of(node.attrs),
+            node.device,
+            node.origin.pin,
+            node.origin.home,
+        )
         if node.op.name in ("variable", "input"):
             key = (node.op.name, node.name, key_of(node.attrs["offset"]), node.type, node.device, node.origin.home)
         if key not in seen:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rainshed.compiler.cost import seconds
+from rainshed.compiler.cost import FREE, seconds
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.strategy import FREE
 from rainshed.compiler.units import HOST, choose_units
 from rainshed.ops.ir import Device, Graph, Node, users
 
@@ -42,7 +41,9 @@ def _refine(graph: Graph, home: dict[Node, int], cluster: Cluster) -> None:
     machine = cluster.machines[0]
     limit = CHEAP * machine.overhead_s
     movable = [
-        n for n in graph.nodes() if n not in fixed_nodes and n.inputs and seconds(n, cluster, Device(machine.name)) <= limit
+        n
+        for n in graph.nodes()
+        if n not in fixed_nodes and n.inputs and seconds(n, cluster, Device(machine.name)) <= limit
     ]
     for _ in range(SWEEPS):
         moved = False

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from rainshed.compiler.cost import FREE
 from rainshed.compiler.layouts import Layout, Placed, pieces, tiles
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.strategy import FREE, choose_layouts
+from rainshed.compiler.strategy import choose_layouts
 from rainshed.ops import CATALOGUE
 from rainshed.ops.access import Box, box_shape, box_size, intersect, whole, within
 from rainshed.ops.assemble import assemble

@@ -50,7 +50,10 @@ def test_a_kernel_keeps_one_core_busy() -> None:
 def test_what_is_ready_does_not_wait_for_the_list() -> None:
     """m0 has something to do while it waits for m1's value, though the list says that the value comes first."""
     got = step_seconds(
-        (program("m0", Recv(0, 0, "m1"), run(1.0, (0,), 1), run(2.0, output=2)), program("m1", run(1.0), Send(0, 0, "m0"))),
+        (
+            program("m0", Recv(0, 0, "m1"), run(1.0, (0,), 1), run(2.0, output=2)),
+            program("m1", run(1.0), Send(0, 0, "m0")),
+        ),
         machines({}, {}),
     )
     assert got == 1 + 1 + 0.25 + 1
@@ -59,7 +62,10 @@ def test_what_is_ready_does_not_wait_for_the_list() -> None:
 def test_small_messages_are_written_by_the_worker() -> None:
     """500 bytes: 0.5 + 0.5 s of the worker before its next kernel; the same for the receiver, after wire and latency."""
     got = step_seconds(
-        (program("m0", run(1.0), Send(0, 0, "m1"), run(5.0, (0,), 1), nbytes=500), program("m1", Recv(0, 0, "m0"), nbytes=500)),
+        (
+            program("m0", run(1.0), Send(0, 0, "m1"), run(5.0, (0,), 1), nbytes=500),
+            program("m1", Recv(0, 0, "m0"), nbytes=500),
+        ),
         machines({}, {}, **SLOW),
     )
     assert got == 1 + 1 + 5
@@ -81,7 +87,9 @@ def test_large_messages_take_processor_time_at_both_ends_while_they_go() -> None
 def test_messages_to_one_machine_keep_their_order() -> None:
     """The second goes when the first has left, however small it is."""
     values = tuple(Value(dtype="f32", shape=(n // 4,), place=ARENA, offset=0) for n in (LARGE, 400))
-    sender = Program(machine="m0", values=values, instructions=(run(1.0), run(0.0, output=1), Send(0, 0, "m1"), Send(1, 1, "m1")))
+    sender = Program(
+        machine="m0", values=values, instructions=(run(1.0), run(0.0, output=1), Send(0, 0, "m1"), Send(1, 1, "m1"))
+    )
     receiver = Program(
         machine="m1",
         values=(*values, values[1]),

@@ -1,0 +1,345 @@
+"""The search for layouts: what each node can choose from, what choices cost alone and together, and how to find cheap ones.
+
+The cost of a choice is its compute time (the slowest machine's share) and the time of the bytes it makes cross, taken from exact
+regions.
+
+Source  exact costs per edge and elimination: Jia et al. (OptCNN), ICML 2018; Elango (PaSE), IPDPS 2021
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rainshed.compiler.candidates import candidates
+from rainshed.compiler.cost import FREE, WEIGHTLESS, pace
+from rainshed.compiler.derive import Piece, followed
+from rainshed.compiler.eliminate import Problem, solve
+from rainshed.compiler.layouts import Layout, Option, option
+from rainshed.compiler.machines import Cluster
+from rainshed.compiler.microbatch import batch_axes, sliced
+from rainshed.compiler.spread import ALL, Spread, groups, layers_of, stages_of
+from rainshed.compiler.traffic import Parts, Wires, edge_seconds
+from rainshed.ops.access import Access
+from rainshed.ops.ir import Graph, Node, users
+from rainshed.ops.op import Op
+from rainshed.ops.types import TensorType, TupleType, fixed
+
+SWEEPS = 4
+MOST_BESIDE = 4  # layouts that follow operands, of one node
+NEVER = 1e9  # seconds: more than any step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """Nodes of one access, of the same shapes and on the same machines: they share their options, packed for traffic.py."""
+
+    options: tuple[Option, ...]
+    lies: Parts  # where the value lies, per option
+    wants: tuple[Parts, ...]  # what each input must bring, per option
+
+    @classmethod
+    def of(cls, options: tuple[Option, ...]) -> Kind:
+        return cls(
+            options,
+            Parts.of([(o.corners, o.piece_homes) for o in options]),
+            tuple(Parts.of([(o.regions[i], o.homes) for o in options]) for i in range(len(options[0].regions))),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """What the search asks of a node again and again. `spent`: seconds of the node itself, per option."""
+
+    node: Node
+    access: Access
+    itemsize: int
+    kind: Kind
+    spent: np.ndarray
+
+
+class Search:
+    """The layouts of one graph on one cluster."""
+
+    def __init__(
+        self, graph: Graph, cluster: Cluster, spread: Spread = ALL, given: Mapping[Node, Layout] | None = None
+    ) -> None:
+        self.graph, self.cluster, self.given = graph, cluster, given
+        self.machines = len(cluster.machines)
+        self.speed = np.array([max(device.flops for device in (m, *m.units)) for m in cluster.machines])
+        self.band = np.array([m.bytes_per_s for m in cluster.machines])
+        self.wires = Wires.of(cluster)
+        self.holding = spread.holding
+        self._paces: dict[Op, tuple[np.ndarray, ...]] = {}
+        self.nodes = [n for n in graph.nodes() if n.op.name not in FREE]
+        self.readers = users(graph.nodes())
+        self.layer = layers_of(graph)
+        self.groups = groups(cluster, spread)
+        self.stage = stages_of(graph, self.layer, len(self.groups))
+        self.turn = stages_of(graph, self.layer, self.machines)
+        self.slices = spread.slices
+        self.examples = batch_axes(graph.nodes()) if spread.slices > 1 else {}
+        self._kinds: dict[object, Kind] = {}
+        self._edges: dict[object, np.ndarray] = {}
+        self.target = self._targets() if given else {}
+        self.facts: dict[Node, Facts] = {}
+        for node in self.nodes:
+            self.facts[node] = self._facts(node)
+        self.chosen: dict[Node, int] = {}
+        self.ends: dict[str, dict[Node, int]] = {}  # what was chosen by each strategy
+        self.near = self._near()
+
+    def _facts(self, node: Node) -> Facts:
+        access = node.access
+        shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
+        shapes = tuple(fixed(i.shape) if isinstance(i.type, TensorType) else () for i in node.inputs)
+        layouts = self._layouts(node, access, shapes, shape)
+        key = (access, shape, shapes, layouts)
+        if key not in self._kinds:
+            self._kinds[key] = Kind.of(tuple(option(access, one, shapes, shape, self.machines) for one in layouts))
+        kind = self._kinds[key]
+        itemsize = node.dtype.itemsize if isinstance(node.type, TensorType) else 1
+        return Facts(node, access, itemsize, kind, self._spent(node, kind, itemsize))
+
+    def _layouts(
+        self, node: Node, access: Access, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]
+    ) -> tuple[Layout, ...]:
+        """What a node may choose from: where its pin says; where tiles were placed, or beside them; or any of the candidates."""
+        single = (1,) * len(access.axes)
+        if node.origin.pin is not None:
+            return (Layout(single, (self.cluster.names.index(node.origin.pin),)),)
+        if self.given is not None:
+            found = self._beside(node, access, shapes, shape)
+            if found:
+                return found
+        own = self.groups[self.stage.get(self.layer[node], 0)]
+        speeds = tuple(float(self.speed[m]) for m in own)
+        fastest = max(own, key=lambda m: (self.speed[m], -m))
+        alone = (Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0)))
+        found = (*candidates(access, shapes, shape, own, speeds), *alone)
+        if node in self.examples:
+            found = tuple(sliced(access, one, self.examples[node], self.slices) for one in found)
+        return tuple(dict.fromkeys(found))
+
+    def _beside(
+        self, node: Node, access: Access, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]
+    ) -> tuple[Layout, ...]:
+        """The layout that is given, or those that follow the operands and the variable in which the value ends."""
+        assert self.given is not None
+        if node in self.given:
+            return (self.given[node],)
+        found: dict[Layout | None, None] = {}
+        if node in self.target:
+            found[followed(access, access.output, shape, self._lies(self.target[node]))] = None
+        for value, reaches, size in zip(node.inputs, access.inputs, shapes, strict=True):
+            if value in self.facts and size:
+                found[followed(access, reaches, size, self._lies(value))] = None
+        layouts = [one for one in found if one is not None]
+        layouts.sort(key=lambda one: (-len(set(one.homes)), len(one.homes)))  # on many machines, in few tiles
+        return tuple(layouts[:MOST_BESIDE])
+
+    def _lies(self, value: Node) -> list[Piece]:
+        """Where the pieces of a value are if it takes the first of its options."""
+        first = self.facts[value].kind.options[0]
+        return [
+            (tuple((low, high) for low, high in box), home)
+            for box, home in zip(first.corners.tolist(), first.piece_homes.tolist(), strict=True)
+        ]
+
+    def _targets(self) -> dict[Node, Node]:
+        """The variable in which a value ends: its gradient, its update, and what of the same shape these are made from."""
+        found = dict(self._stored(self.nodes))
+        for node in reversed(self.nodes):
+            if node in found:
+                for value in node.inputs:
+                    if value.origin.backward and value.type == found[node].type:
+                        found.setdefault(value, found[node])
+        return found
+
+    # -- costs in seconds ---------------------------------------------------------------------------------------------
+    def _spent(self, node: Node, kind: Kind, itemsize: int) -> np.ndarray:
+        """Seconds of each option by itself: computing, and adding partial results."""
+        spent = np.zeros(len(kind.options))
+        share = np.array([o.share for o in kind.options])
+        if node.op.name not in WEIGHTLESS:
+            spent = self.compute(node, share, np.array([o.calls for o in kind.options])).max(axis=1)
+        for i, o in enumerate(kind.options):
+            spent[i] += self.adding(o, itemsize)
+        if (
+            node.op.name == "variable"
+        ):  # a price for holding much on one machine: small, so that equal choices spread it
+            spent = spent + self.holding * node.type.nbytes * (share / self.band).max(axis=1)
+        return spent
+
+    def compute(self, node: Node, share: np.ndarray, calls: np.ndarray) -> np.ndarray:
+        """Seconds of a node on each machine with these shares of its work, in so many calls.
+
+        Shapes  share, calls, result: f64[..., machines]
+        """
+        cost = node.op.cost_of(node)
+        if node.op not in self._paces:
+            self._paces[node.op] = _paces(self.cluster, node.op)
+        flops, nbytes, overhead, measured = self._paces[node.op]
+        work, traffic = cost.flops * share / flops, (cost.nbytes or 0) * share / nbytes
+        own = np.where(measured, work + traffic, np.maximum(work, traffic)) + calls * overhead
+        return np.where(share > 0, own, 0.0)
+
+    def adding(self, one: Option, itemsize: int) -> float:
+        """Seconds to bring partial results together."""
+        if not len(one.partial):
+            return 0.0
+        source, target, elements = one.partial.T
+        seconds = elements * itemsize * self.wires.per_byte[source, target]
+        busy = max(np.bincount(source, seconds).max(), np.bincount(target, seconds).max())
+        return float(self.wires.seconds(np.array(busy), np.array(len(one.partial) / self.machines)))
+
+    def edge(self, value: Node, reader: Node) -> np.ndarray:
+        """Seconds to bring one value to one reader, per option of both."""
+        have, its = self.facts[value], self.facts[reader]
+        i = reader.inputs.index(value)
+        key = (have.kind, its.kind, i, have.itemsize, isinstance(value.type, TupleType))
+        if key not in self._edges:
+            if isinstance(value.type, TupleType):  # a tuple does not travel
+                homes = (
+                    np.array([o.homes[0] for o in have.kind.options]),
+                    np.array([o.homes[0] for o in its.kind.options]),
+                )
+                self._edges[key] = np.where(homes[0][:, None] == homes[1][None, :], 0.0, NEVER)
+            else:
+                self._edges[key] = edge_seconds(have.kind.lies, its.kind.wants[i], have.itemsize, self.wires)
+        return self._edges[key]
+
+    def store(self, value: Node, variable: Node) -> np.ndarray:
+        """Seconds to bring a gradient or an update to where its variable lies, per option of both."""
+        have, its = self.facts[value], self.facts[variable]
+        key = (have.kind, its.kind, -1, have.itemsize, False)
+        if key not in self._edges:
+            self._edges[key] = edge_seconds(have.kind.lies, its.kind.lies, have.itemsize, self.wires)
+        return self._edges[key]
+
+    def pairs(self) -> list[tuple[Node, Node, np.ndarray]]:
+        """Every two nodes whose layouts make bytes cross, with the seconds per option of both."""
+        found = [(v, n, self.edge(v, n)) for n in self.nodes for v in dict.fromkeys(n.inputs) if v in self.facts]
+        return found + [(v, x, self.store(v, x)) for v, x in self.stored()]
+
+    def stored(self) -> list[tuple[Node, Node]]:
+        """(value, variable): what must end where a variable lies."""
+        return self._stored(self.facts)
+
+    def _stored(self, nodes: Container[Node]) -> list[tuple[Node, Node]]:
+        variables = self.graph.variables
+        found = [(node, variables[name]) for name, node in self.graph.updates.items()]
+        for name, node in self.graph.outputs.items():
+            if name.startswith("grad/") and name[5:] in variables:
+                found.append((node, variables[name[5:]]))
+        return [(node, variable) for node, variable in dict.fromkeys(found) if node in nodes and node is not variable]
+
+    def _near(self) -> dict[Node, list[tuple[Node, np.ndarray]]]:
+        near: dict[Node, list[tuple[Node, np.ndarray]]] = {n: [] for n in self.nodes}
+        for a, b, seconds in self.pairs():
+            near[a].append((b, seconds))
+            near[b].append((a, seconds.T))
+        return near
+
+    def cost(self) -> float:
+        """Seconds of all choices, as if everything ran one after the other."""
+        total = sum(float(self.facts[n].spent[i]) for n, i in self.chosen.items())
+        for node, near in self.near.items():
+            total += sum(float(s[self.chosen[node], self.chosen[other]]) for other, s in near) / 2
+        return total
+
+    # -- searching ----------------------------------------------------------------------------------------------------
+    def start(self, start: Callable[[Search, Node], int]) -> None:
+        """Every node gets the start's layout; variables lie where the readers then want them."""
+        self.chosen = {}
+        for node in self.nodes:
+            options = self.facts[node].kind.options
+            if len(options) == 1:
+                self.chosen[node] = 0
+            elif node.op.name != "variable":
+                self.chosen[node] = start(self, node)
+        for node in self.nodes:
+            if node not in self.chosen:
+                self.chosen[node] = self._best(node)
+
+    def _best(self, node: Node) -> int:
+        """The option that costs least now; the present one where several do."""
+        costs = self.facts[node].spent.copy()
+        for other, seconds in self.near[node]:
+            if other in self.chosen:
+                costs += seconds[:, self.chosen[other]]
+        now = self.chosen.get(node)
+        best = int(np.argmin(costs))
+        return best if now is None or costs[best] < costs[now] else now
+
+    def improve(self) -> None:
+        """Each node takes its cheapest layout, in sweeps up and down, until nothing changes."""
+        for sweep in range(SWEEPS):
+            changed = False
+            for node in self.nodes if sweep % 2 == 0 else reversed(self.nodes):
+                new = self._best(node)
+                changed |= new != self.chosen[node]
+                self.chosen[node] = new
+            if not changed:
+                return
+
+    def settle(self) -> None:
+        """The cheapest choice for all nodes at once, no worse than the present one.
+
+        Nodes of one layer that are of one kind and do the same (the time steps of a recurrent layer) choose alike.
+        """
+        alike: dict[object, int] = {}
+        of: dict[Node, int] = {}
+        repeated = self._repeated()
+        for node in self.nodes:
+            key: object = node
+            if self.layer[node] in repeated:
+                key = (node.op.name, self.layer[node], self.facts[node].kind, node.origin.backward, node.name)
+            of[node] = alike.setdefault(key, len(alike))
+        unary = [np.zeros(0)] * len(alike)
+        for node in self.nodes:
+            unary[of[node]] = self.facts[node].spent + (unary[of[node]] if len(unary[of[node]]) else 0.0)
+        pairs: dict[tuple[int, int], np.ndarray] = {}
+        for a, b, seconds in self.pairs():
+            i, j = of[a], of[b]
+            if i == j:
+                unary[i] = unary[i] + np.diag(seconds)
+                continue
+            key2, table = ((i, j), seconds) if i < j else ((j, i), seconds.T)
+            pairs[key2] = pairs[key2] + table if key2 in pairs else table
+        start = [0] * len(alike)
+        for node in reversed(self.nodes):
+            start[of[node]] = self.chosen[node]
+        choice = solve(Problem(unary, pairs), start)
+        before, cost = self.chosen, self.cost()
+        self.chosen = {node: choice[of[node]] for node in self.nodes}
+        if self.cost() > cost:
+            self.chosen = before
+
+    def _repeated(self) -> set[str]:
+        """Layers that read a variable again and again in the same way."""
+        found = set()
+        for node in self.nodes:
+            if node.op.name == "variable":
+                kinds = [self.facts[r].kind for r in self.readers[node]]
+                if len(kinds) > 2 * len(set(kinds)):
+                    found.add(self.layer[node])
+        return found
+
+
+def _paces(cluster: Cluster, op: Op) -> tuple[np.ndarray, ...]:
+    """Of each machine: flops per second, bytes per second, seconds per call, and whether these are measured (then their times
+    add up). A machine with a faster unit that has a kernel for the op counts as that."""
+    rows = []
+    for machine in cluster.machines:
+        rate = pace(machine, op).rate
+        unit = max(machine.units, key=lambda u: u.flops, default=None) if op.cuda is not None else None
+        if unit is not None and unit.flops > machine.flops:
+            rows.append((unit.flops, unit.bytes_per_s, unit.overhead_s, False))
+        elif rate is not None:
+            rows.append((rate.flops_per_s, rate.bytes_per_s, rate.overhead_s, True))
+        else:
+            rows.append((machine.flops, machine.bytes_per_s, machine.overhead_s, False))
+    return tuple(np.array(column) for column in zip(*rows, strict=True))
