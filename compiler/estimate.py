@@ -7,40 +7,14 @@ choices are worth a plan.
 from __future__ import annotations
 
 import heapq
-import math
-from dataclasses import replace
 
 import numpy as np
 
 from rainshed.compiler.cost import WEIGHTLESS
-from rainshed.compiler.layouts import Layout
 from rainshed.compiler.search import Search
-from rainshed.compiler.setting import Setting
-from rainshed.compiler.strategy import STRATEGIES, search_of, useful
 from rainshed.compiler.traffic import between
-from rainshed.ops.ir import Graph, Node
+from rainshed.ops.ir import Node
 from rainshed.ops.types import TensorType
-
-FEWER = 1.1  # a strategy on fewer machines is tried while the one on more is within this of the best
-
-
-def rank(graph: Graph, setting: Setting) -> dict[str, float]:
-    """The strategies worth a plan on this cluster, with the seconds of a step that each promises, shortest first.
-
-    Fewer machines are tried only while that helps. The last one is for memory: it spreads the variables, whatever that costs.
-    """
-    found: dict[str, float] = {}
-    seen: set[tuple[Layout, ...]] = set()
-    for name in useful(setting.cluster):
-        wider = STRATEGIES[name].wider
-        if wider and found.get(wider, math.inf) > FEWER * min(found.values()):
-            continue
-        search = search_of(graph, replace(setting, strategy=name))
-        layouts = tuple(search.facts[node].kind.options[i].layout for node, i in search.chosen.items())
-        if layouts not in seen:
-            seen.add(layouts)
-            found[name] = estimate(search)
-    return dict(sorted(found.items(), key=lambda item: (STRATEGIES[item[0]].last, item[1])))
 
 
 def estimate(search: Search) -> float:

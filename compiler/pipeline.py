@@ -9,7 +9,7 @@ from dataclasses import replace
 from msgspec import structs
 
 from rainshed.compiler.check import check_graph
-from rainshed.compiler.estimate import rank
+from rainshed.compiler.estimate import estimate
 from rainshed.compiler.explain import kept_candidates
 from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster
@@ -24,7 +24,7 @@ from rainshed.compiler.passes.split import split
 from rainshed.compiler.plan import VERSION, Plan
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import memory_of, simulate, unit_memory_of
-from rainshed.compiler.strategy import STRATEGIES, known
+from rainshed.compiler.strategy import GUIDED, GUIDED_WORTH_S, NAMES, STRATEGIES, known, rank, search_of
 from rainshed.ops.errors import CompileError, UsageError
 from rainshed.ops.ir import Graph
 from rainshed.ops.types import Batch, TensorType
@@ -58,12 +58,10 @@ def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "a
     """
     setting = Setting(cluster=cluster, seed=seed, fuse=fuse)
     graph = _checked(graph, cluster)
-    if strategy != "auto" and strategy not in STRATEGIES:
-        raise UsageError(f"there is no strategy {strategy!r}", known=", ".join(["auto", *STRATEGIES]))
+    if strategy != "auto" and strategy not in NAMES:
+        raise UsageError(f"there is no strategy {strategy!r}", known=", ".join(["auto", *NAMES]))
     graph = run_passes(graph, setting, SHARED)
-    estimates: dict[str, float] = {strategy: 0.0}
-    if strategy == "auto":
-        estimates = rank(graph, setting) if len(cluster.machines) > 1 else {"one": 0.0}
+    estimates = _promising(graph, setting) if strategy == "auto" else {strategy: 0.0}
     plans: dict[str, Plan] = {}
     refused: dict[str, str] = {}
     work = 0
@@ -83,6 +81,17 @@ def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "a
     notes = {"strategy": best, **{f"tried {n}": text for n, text in tried.items()}}
     notes |= {f"thought of {n}": f"about {s * 1e3:.3f} ms" for n, s in estimates.items() if n not in tried}
     return structs.replace(plans[best], notes=notes, candidates=kept_candidates(known(graph, setting, best), best))
+
+
+def _promising(graph: Graph, setting: Setting) -> dict[str, float]:
+    """The strategies to make plans of, the best first, with the estimated seconds of a step; at the end those for little memory."""
+    if len(setting.cluster.machines) == 1:
+        return {"one": 0.0}
+    found = rank(graph, setting)
+    shortest = min(found.values())
+    if shortest > GUIDED_WORTH_S:
+        found = {GUIDED: estimate(search_of(graph, replace(setting, strategy=GUIDED))), **found}
+    return found | {name: WORSE * shortest for name, s in STRATEGIES.items() if s.last}
 
 
 def _fitting(graph: Graph, setting: Setting) -> tuple[Plan, str]:

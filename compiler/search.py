@@ -85,7 +85,7 @@ class Search:
         self._edges: dict[object, np.ndarray] = {}
         self.target = self._targets() if given else {}
         self.facts: dict[Node, Facts] = {}
-        for node in self.nodes:
+        for node in sorted(self.nodes, key=lambda n: n.op.name != "variable"):  # what ends in them follows them
             self.facts[node] = self._facts(node)
         self.chosen: dict[Node, int] = {}
         self.ends: dict[str, dict[Node, int]] = {}  # what was chosen by each strategy
@@ -131,7 +131,7 @@ class Search:
         if node in self.given:
             return (self.given[node],)
         found: dict[Layout | None, None] = {}
-        if node in self.target:
+        if self.target.get(node) in self.facts:
             found[followed(access, access.output, shape, self._lies(self.target[node]))] = None
         for value, reaches, size in zip(node.inputs, access.inputs, shapes, strict=True):
             if value in self.facts and size:
@@ -262,9 +262,9 @@ class Search:
                 self.chosen[node] = start(self, node)
         for node in self.nodes:
             if node not in self.chosen:
-                self.chosen[node] = self._best(node)
+                self.chosen[node] = self.best(node)
 
-    def _best(self, node: Node) -> int:
+    def best(self, node: Node) -> int:
         """The option that costs least now; the present one where several do."""
         costs = self.facts[node].spent.copy()
         for other, seconds in self.near[node]:
@@ -279,7 +279,7 @@ class Search:
         for sweep in range(SWEEPS):
             changed = False
             for node in self.nodes if sweep % 2 == 0 else reversed(self.nodes):
-                new = self._best(node)
+                new = self.best(node)
                 changed |= new != self.chosen[node]
                 self.chosen[node] = new
             if not changed:
@@ -290,14 +290,8 @@ class Search:
 
         Nodes of one layer that are of one kind and do the same (the time steps of a recurrent layer) choose alike.
         """
-        alike: dict[object, int] = {}
-        of: dict[Node, int] = {}
-        repeated = self._repeated()
-        for node in self.nodes:
-            key: object = node
-            if self.layer[node] in repeated:
-                key = (node.op.name, self.layer[node], self.facts[node].kind, node.origin.backward, node.name)
-            of[node] = alike.setdefault(key, len(alike))
+        of = self.alike()
+        alike = range(max(of.values(), default=-1) + 1)
         unary = [np.zeros(0)] * len(alike)
         for node in self.nodes:
             unary[of[node]] = self.facts[node].spent + (unary[of[node]] if len(unary[of[node]]) else 0.0)
@@ -317,6 +311,18 @@ class Search:
         self.chosen = {node: choice[of[node]] for node in self.nodes}
         if self.cost() > cost:
             self.chosen = before
+
+    def alike(self) -> dict[Node, int]:
+        """Numbers of nodes, equal for those that have to choose alike."""
+        found: dict[object, int] = {}
+        of: dict[Node, int] = {}
+        repeated = self._repeated()
+        for node in self.nodes:
+            key: object = node
+            if self.layer[node] in repeated:
+                key = (node.op.name, self.layer[node], self.facts[node].kind, node.origin.backward, node.name)
+            of[node] = found.setdefault(key, len(found))
+        return of
 
     def _repeated(self) -> set[str]:
         """Layers that read a variable again and again in the same way."""

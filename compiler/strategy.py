@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rainshed.compiler.estimate import estimate
+from rainshed.compiler.guide import guide
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition import Aim
@@ -83,17 +86,20 @@ class Strategy:
     start: Start
     then: str = "solve"
     spread: Spread = ALL
-    wider: str = ""  # the strategy with more machines, or fewer stages, to which this one is the next
+    after: str = ""  # tried only if the estimate of that strategy is at most `within` times the shortest
+    within: float = 1.1
+    worth_s: float = 0.0  # tried only if a step takes so long: planning takes time too
     last: bool = False  # only for when no other plan fits the memory
     tiles: Aim | None = None  # the forward part is placed tile by tile with this aim; the rest follows it
 
 
 STRATEGIES: dict[str, Strategy] = {
     "exact": Strategy(in_space),
-    "half": Strategy(in_space, spread=Spread(parts=2), wider="exact"),
-    "quarter": Strategy(in_space, spread=Spread(parts=4), wider="half"),
-    "stages": Strategy(in_space, spread=Spread(stages=2), wider="exact"),
-    "more stages": Strategy(in_space, spread=Spread(stages=4), wider="stages"),
+    "half": Strategy(in_space, spread=Spread(parts=2), after="exact"),
+    "quarter": Strategy(in_space, spread=Spread(parts=4), after="half"),
+    "stages": Strategy(in_space, spread=Spread(stages=2), after="exact"),
+    "more stages": Strategy(in_space, spread=Spread(stages=4), after="stages", within=2.0),
+    "many stages": Strategy(in_space, spread=Spread(stages=MANY), after="more stages", within=2.0),
     "space": Strategy(in_space, "sweep"),
     "features": Strategy(along_features, "sweep"),
     "batch": Strategy(along_batch, "sweep"),
@@ -101,12 +107,15 @@ STRATEGIES: dict[str, Strategy] = {
     "layers": Strategy(layer_by_layer, "sweep"),
     "one": Strategy(on_one, "keep"),
     "even": Strategy(in_space, "keep"),  # every op on all machines, whether the search likes it or not
-    "pipeline": Strategy(in_space, spread=Spread(stages=MANY, slices=4)),
-    "fine pipeline": Strategy(in_space, spread=Spread(stages=MANY, slices=8), wider="pipeline"),
-    "stages in slices": Strategy(in_space, spread=Spread(stages=2, slices=4), wider="pipeline"),
-    "tiles": Strategy(in_space, tiles=Aim(by_step=True, kicks=0)),
+    "pipeline": Strategy(in_space, spread=Spread(stages=MANY, slices=4), after="many stages", within=3.0),
+    "fine pipeline": Strategy(in_space, spread=Spread(stages=MANY, slices=8), after="pipeline"),
+    "stages in slices": Strategy(in_space, spread=Spread(stages=2, slices=4), after="stages", within=2.0),
+    "tiles": Strategy(in_space, tiles=Aim(by_step=True, kicks=0), worth_s=20e-3),
     "tight": Strategy(in_space, spread=Spread(holding=1e4), last=True),
 }
+GUIDED = "guided"  # the best of all these by estimate, then moves that shorten the estimated step
+NAMES = (*STRATEGIES, GUIDED)
+GUIDED_WORTH_S = 1e-3
 
 
 def choose_layouts(graph: Graph, setting: Setting) -> dict[Node, Layout]:
@@ -117,24 +126,73 @@ def choose_layouts(graph: Graph, setting: Setting) -> dict[Node, Layout]:
 
 def search_of(graph: Graph, setting: Setting) -> Search:
     """The search of a strategy, done."""
-    strategy = STRATEGIES[setting.strategy]
+    name = setting.strategy
+    if name == GUIDED:
+        return _guided(graph, setting)
+    search = _searching(graph, setting, STRATEGIES[name])
+    if name not in search.ends:
+        _run(search, STRATEGIES[name])
+        search.ends[name] = search.chosen
+    search.chosen = dict(search.ends[name])
+    return search
+
+
+def _searching(graph: Graph, setting: Setting, strategy: Strategy) -> Search:
+    """The search that all strategies on the same machines share."""
     searches = setting.shared.setdefault(graph, {})
     kind = (strategy.spread, strategy.tiles)
     if kind not in searches:
         given = tile_layouts(graph, setting.cluster, strategy.tiles) if strategy.tiles else None
         searches[kind] = Search(graph, setting.cluster, strategy.spread, given)
-    search: Search = searches[kind]
-    if setting.strategy not in search.ends:
-        _run(search, strategy)
-        search.ends[setting.strategy] = search.chosen
-    search.chosen = dict(search.ends[setting.strategy])
-    return search
+    found: Search = searches[kind]
+    return found
+
+
+def _guided(graph: Graph, setting: Setting) -> Search:
+    searches = setting.shared.setdefault(graph, {})
+    if GUIDED not in searches:
+        best = next(iter(rank(graph, setting)))
+        search = search_of(graph, replace(setting, strategy=best))
+        guide(search)
+        search.ends[GUIDED] = search.chosen
+        searches[GUIDED] = search
+    found: Search = searches[GUIDED]
+    found.chosen = dict(found.ends[GUIDED])
+    return found
 
 
 def known(graph: Graph, setting: Setting, name: str) -> Search | None:
     """The search of a strategy that has been done, as it was left."""
-    found = setting.shared.get(graph, {}).get((STRATEGIES[name].spread, STRATEGIES[name].tiles))
+    searches = setting.shared.get(graph, {})
+    kind = GUIDED if name == GUIDED else (STRATEGIES[name].spread, STRATEGIES[name].tiles)
+    found = searches.get(kind)
     return found if found is not None and name in found.ends else None
+
+
+def rank(graph: Graph, setting: Setting) -> dict[str, float]:
+    """The strategies worth a plan on this cluster, with the seconds of a step that each promises, shortest first.
+
+    Those that are further from the best than they allow are not followed up (fewer machines, more stages), and those for when
+    memory is short are left out.
+    """
+    ranks = setting.shared.setdefault(graph, {})
+    if "rank" in ranks:
+        return dict(ranks["rank"])
+    found: dict[str, float] = {}
+    seen: set[tuple[Layout, ...]] = set()
+    for name in useful(setting.cluster):
+        strategy, shortest = STRATEGIES[name], min(found.values(), default=math.inf)
+        if strategy.last or found.get(strategy.after, 0.0) > strategy.within * shortest or shortest < strategy.worth_s:
+            continue
+        if strategy.after and strategy.after not in found:
+            continue
+        search = search_of(graph, replace(setting, strategy=name))
+        layouts = tuple(search.facts[node].kind.options[i].layout for node, i in search.chosen.items())
+        if layouts not in seen:
+            seen.add(layouts)
+            found[name] = estimate(search)
+    ranks["rank"] = dict(sorted(found.items(), key=lambda item: item[1]))
+    return dict(ranks["rank"])
 
 
 def _run(search: Search, strategy: Strategy) -> None:
