@@ -24,7 +24,7 @@ from rainshed.compiler.passes.split import split
 from rainshed.compiler.plan import VERSION, Plan
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import memory_of, simulate, unit_memory_of
-from rainshed.compiler.strategy import GUIDED, GUIDED_WORTH_S, NAMES, STRATEGIES, known, rank, search_of
+from rainshed.compiler.strategy import GUIDED, MIDDLE_S, NAMES, STRATEGIES, known, rank, search_of
 from rainshed.ops.errors import CompileError, UsageError
 from rainshed.ops.ir import Graph
 from rainshed.ops.types import Batch, TensorType
@@ -89,7 +89,7 @@ def _promising(graph: Graph, setting: Setting) -> dict[str, float]:
         return {"one": 0.0}
     found = rank(graph, setting)
     shortest = min(found.values())
-    if shortest > GUIDED_WORTH_S:
+    if shortest > MIDDLE_S:
         found = {GUIDED: estimate(search_of(graph, replace(setting, strategy=GUIDED))), **found}
     return found | {name: WORSE * shortest for name, s in STRATEGIES.items() if s.last}
 

@@ -19,6 +19,7 @@ from rainshed.ops.ir import Graph, Node
 
 Start = Callable[[Search, Node], int]
 MANY = 1 << 20  # stages: one for every machine
+SHORT_S, MIDDLE_S, LONG_S = 1e-3, 5e-3, 20e-3  # steps from which some strategies are worth the time that they take
 
 
 # -- starts -----------------------------------------------------------------------------------------------------------
@@ -95,27 +96,26 @@ class Strategy:
 
 STRATEGIES: dict[str, Strategy] = {
     "exact": Strategy(in_space),
-    "half": Strategy(in_space, spread=Spread(parts=2), after="exact"),
-    "quarter": Strategy(in_space, spread=Spread(parts=4), after="half"),
-    "stages": Strategy(in_space, spread=Spread(stages=2), after="exact"),
-    "more stages": Strategy(in_space, spread=Spread(stages=4), after="stages", within=2.0),
-    "many stages": Strategy(in_space, spread=Spread(stages=MANY), after="more stages", within=2.0),
+    "one": Strategy(on_one, "keep"),
     "space": Strategy(in_space, "sweep"),
     "features": Strategy(along_features, "sweep"),
     "batch": Strategy(along_batch, "sweep"),
     "longest": Strategy(along_longest, "sweep"),
     "layers": Strategy(layer_by_layer, "sweep"),
-    "one": Strategy(on_one, "keep"),
     "even": Strategy(in_space, "keep"),  # every op on all machines, whether the search likes it or not
+    "half": Strategy(in_space, spread=Spread(parts=2), after="exact", worth_s=SHORT_S),
+    "quarter": Strategy(in_space, spread=Spread(parts=4), after="half"),
+    "stages": Strategy(in_space, spread=Spread(stages=2), after="exact", worth_s=SHORT_S),
+    "more stages": Strategy(in_space, spread=Spread(stages=4), after="stages", within=2.0),
+    "many stages": Strategy(in_space, spread=Spread(stages=MANY), after="more stages", within=2.0),
     "pipeline": Strategy(in_space, spread=Spread(stages=MANY, slices=4), after="many stages", within=3.0),
     "fine pipeline": Strategy(in_space, spread=Spread(stages=MANY, slices=8), after="pipeline"),
     "stages in slices": Strategy(in_space, spread=Spread(stages=2, slices=4), after="stages", within=2.0),
-    "tiles": Strategy(in_space, tiles=Aim(by_step=True, kicks=0), worth_s=20e-3),
+    "tiles": Strategy(in_space, tiles=Aim(by_step=True, kicks=0), worth_s=LONG_S),
     "tight": Strategy(in_space, spread=Spread(holding=1e4), last=True),
 }
 GUIDED = "guided"  # the best of all these by estimate, then moves that shorten the estimated step
 NAMES = (*STRATEGIES, GUIDED)
-GUIDED_WORTH_S = 1e-3
 
 
 def choose_layouts(graph: Graph, setting: Setting) -> dict[Node, Layout]:
