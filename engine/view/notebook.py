@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from rainshed.compiler.plan import Plan
 from rainshed.engine.view import tables
+from rainshed.engine.view.collapse import afar
 from rainshed.engine.view.drawing import Arrow, Box, draw
 from rainshed.engine.view.markup import Markup, el
 from rainshed.engine.view.model import view_of
@@ -25,7 +26,7 @@ def plan_repr_html(plan: Plan) -> str:
     view = view_of(plan)
     colour = dict(zip(plan.machines, colours(len(plan.machines)), strict=True))
     matrix = tables.matrix(view, colour) if plan.transfers and len(plan.machines) <= MATRIX else None
-    return _framed(headline(view), legend(colour), plan_picture(view, colour, clickable=False), matrix)
+    return _framed(headline(view), legend(colour), plan_picture(afar(view).view, colour, clickable=False), matrix)
 
 
 def graph_repr_html(graph: Graph) -> str:

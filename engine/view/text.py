@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rainshed.compiler.plan import Plan
+from rainshed.engine.view.collapse import afar
 from rainshed.engine.view.model import Layer, Measured, PlanView, view_of
 from rainshed.engine.view.picture import op_summary, shown_edges
 from rainshed.engine.view.units import (
@@ -42,10 +43,11 @@ def plan_text(plan: Plan, width: int = 100, *, measured: Measured | None = None,
     if colour is None:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     view = view_of(plan)
+    far = afar(view).view
     shades = dict(zip(plan.machines, colours(len(plan.machines)), strict=True))
-    parts: list[RenderableType] = [_headline(view, measured), _layers(view, shades, colour)]
+    parts: list[RenderableType] = [_headline(view, measured), _layers(far, shades, colour)]
     if plan.transfers:
-        parts += [_edges(view), _matrix(view) if len(plan.machines) <= MATRIX else _pairs(view)]
+        parts += [_edges(far), _matrix(view) if len(plan.machines) <= MATRIX else _pairs(view)]
     parts.append(_machines(view, shades, measured))
     if plan.transfers:
         parts.append(_transfers(view))

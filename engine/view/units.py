@@ -51,6 +51,11 @@ def percent_text(share: float) -> str:
     return "<1 %" if 0 < share < 0.005 else f"{share * 100:.0f} %"
 
 
+def ratio_text(ratio: float) -> str:
+    """1.04, 12.3, 140: three digits, as a factor."""
+    return f"{ratio:.2f}" if abs(ratio) < 9.95 else f"{ratio:,.1f}" if abs(ratio) < 99.5 else f"{ratio:,.0f}"
+
+
 def plural(count: int, word: str) -> str:
     return f"{count:,} {word}" + ("" if count == 1 else "s")
 
