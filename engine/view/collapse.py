@@ -98,7 +98,7 @@ def _cuts(layers: Sequence[Layer], edges: Iterable[Edge]) -> list[tuple[int, int
     best: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, count + 1):
         starts = range(max(0, end - 2 * length), max(1, end - length // 2 + 1))
-        cost = passing[end] if end < count else 0
+        cost = float(passing[end]) if end < count else 0.0
         best.append(min((best[a][0] + cost + ((end - a) / length - 1) ** 2, a) for a in starts))
     found, end = [], count
     while end:
@@ -115,12 +115,13 @@ def _group(place: Place, layers: Sequence[Layer], inside: Iterable[Flow]) -> Lay
         for op in layer.ops:
             ops.setdefault((op.ops, op.backward), []).append(op)
     rows = [_op(rows) for rows in ops.values()]
-    flops, nbytes, seconds = Counter[str](), Counter[str](), Counter[str]()
+    flops, nbytes = Counter[str](), Counter[str]()
+    seconds: dict[str, float] = {}
     for layer in layers:
         flops.update(layer.flops)
         nbytes.update(layer.nbytes)
         for machine, amount in layer.seconds.items():
-            seconds[machine] += amount
+            seconds[machine] = seconds.get(machine, 0.0) + amount
     return Layer(
         place=place,
         type="",
@@ -128,7 +129,7 @@ def _group(place: Place, layers: Sequence[Layer], inside: Iterable[Flow]) -> Lay
         variables=tuple(v for layer in layers for v in layer.variables),
         flops=dict(flops),
         nbytes=dict(nbytes),
-        seconds=dict(seconds),
+        seconds=seconds,
         inside=tuple(sorted(inside, key=lambda f: -f.nbytes)),
     )
 

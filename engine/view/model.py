@@ -42,6 +42,15 @@ class Measured:
         return self.machines.get(machine, MachineMeasured())
 
 
+def busy_of(plan: Plan, measured: Measured | None, machine: str) -> tuple[float | None, float | None]:
+    """The share of a step in which a machine computes: predicted, and as a run showed it."""
+    p, seen = plan.prediction.machines.get(machine), measured.of(machine) if measured else None
+    predicted = p.compute_s / plan.prediction.step_s if p and plan.prediction.step_s > 0 else None
+    if measured is None or seen is None or seen.compute_s is None or not measured.step_s:
+        return predicted, None
+    return predicted, seen.compute_s / measured.step_s
+
+
 @dataclass(frozen=True, slots=True)
 class OpRow:
     """The like ops of one layer from one line of the user: the tiles on all machines together."""
@@ -147,9 +156,9 @@ class PlanView:
     def share_of(self, layer: Layer) -> list[float]:
         """What each machine does in a layer, over what it would do if all worked equally long."""
         spread = self.spread.get(layer.place)
-        if spread is not None and sum(layer.flops.values()):
+        total: int = sum(layer.load.values())
+        if spread is not None and layer.load is layer.flops:
             return spread.shares(self.speeds)
-        total = sum(layer.load.values())
         return [layer.load.get(m, 0) * len(self.speeds) / total if total else 0.0 for m in self.speeds]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 
 from rainshed.compiler.explain import gathered
@@ -10,12 +9,12 @@ from rainshed.compiler.plan import Plan
 from rainshed.engine.view import tables
 from rainshed.engine.view.collapse import Afar, afar
 from rainshed.engine.view.details import details, layer_keys
+from rainshed.engine.view.document import document, part
 from rainshed.engine.view.layer_table import layer_table
 from rainshed.engine.view.markup import Child, Markup, el, join, void
 from rainshed.engine.view.model import Measured, PlanView, view_of
 from rainshed.engine.view.picture import plan_picture
 from rainshed.engine.view.strips import MANY
-from rainshed.engine.view.style import PAGE_STYLE, SCRIPT
 from rainshed.engine.view.units import bytes_text, colours, count_text, plural, ratio_text, seconds_text
 
 
@@ -29,33 +28,19 @@ def plan_html(plan: Plan, *, measured: Measured | None = None, title: str = "Pla
     far = afar(view)
     colour = dict(zip(plan.machines, colours(len(plan.machines)), strict=True))
     about = (plural(len(plan.machines), "machine"), f"batch {plan.batch}" if plan.batch else "", f"seed {plan.seed}")
-    body = el(
-        "main",
-        el(
-            "header",
-            el("h1", title),
-            el("p", " · ".join(filter(None, about)), class_="rs-soft rs-sub"),
-        ),
+    body = join(
+        el("header", el("h1", title), el("p", " · ".join(filter(None, about)), class_="rs-soft rs-sub")),
         headline(view, measured),
         _layers(view, far, colour),
         _machines_of_layers(view, far),
         _traffic(view, colour),
-        _part("Machines", _machines_lead(measured), tables.machines(view, colour, measured)),
-        _part("The biggest transfers", "What crosses in every step, put together by value and reason.", *_moved(view)),
+        _beside(view, measured),
+        part("Machines", _machines_lead(measured), tables.machines(view, colour, measured)),
+        part("The biggest transfers", "What crosses in every step, put together by value and reason.", *_moved(view)),
         _notes(plan),
         el("footer", f"Rainshed plan {plan.hash}", class_="rs-soft"),
-        class_="rs",
-        data_machines=machine_list(plan.machines),
     )
-    head = el(
-        "head",
-        void("meta", charset="utf-8"),
-        void("meta", name="viewport", content="width=device-width,initial-scale=1"),
-        el("title", title),
-        el("style", Markup(PAGE_STYLE)),
-    )
-    page = el("html", head, el("body", body, el("script", Markup(SCRIPT))), lang="en")
-    return f"<!doctype html>\n{page}\n"
+    return document(title, body, plan.machines)
 
 
 def headline(view: PlanView, measured: Measured | None = None) -> Markup:
@@ -94,10 +79,6 @@ def _trained(plan: Plan) -> set[str]:
     return {v.name for p in plan.programs for v in p.variables if v.trainable}
 
 
-def _part(title: str, lead: str, *content: Child) -> Markup:
-    return el("section", el("h2", title), el("p", lead, class_="rs-soft rs-lead"), *content, class_="rs-part")
-
-
 def legend(colour: dict[str, str]) -> Markup | None:
     """Which colour is which machine; nothing for many machines, where the bars' tips say it."""
     if len(colour) > MANY:
@@ -106,17 +87,12 @@ def legend(colour: dict[str, str]) -> Markup | None:
     return el("div", *names, class_="rs-legend")
 
 
-def machine_list(machines: Iterable[str]) -> str:
-    """The machines' names for the page's script, which tells them where a strip is pointed at."""
-    return json.dumps(list(machines), ensure_ascii=False)
-
-
 def _machines_of_layers(view: PlanView, far: Afar) -> Markup:
     lead = (
         "Each cell is a machine: how much of a layer it does, against a share with which all would work equally long. "
         "Phase balance is what the slowest machine does over that share, forward and backward."
     )
-    return _part("Work by layer and machine", lead, layer_table(view, layer_keys(view, far)))
+    return part("Work by layer and machine", lead, layer_table(view, layer_keys(view, far)))
 
 
 def _layers(view: PlanView, far: Afar, colour: dict[str, str]) -> Markup:
@@ -137,17 +113,24 @@ def _layers(view: PlanView, far: Afar, colour: dict[str, str]) -> Markup:
     left.append(el("div", plan_picture(far.view, colour, clickable=True), class_="rs-scroll"))
     side = el("aside", details(view, far, colour), class_="rs-details")
     split = el("div", el("div", *left), side, class_="rs-split")
-    return _part("Layers", lead, split)
+    return part("Layers", lead, split)
 
 
 def _traffic(view: PlanView, colour: dict[str, str]) -> Markup:
     if not view.plan.transfers:
-        return _part("Bytes between machines", "Nothing crosses: all of the plan runs where its values are.")
+        return part("Bytes between machines", "Nothing crosses: all of the plan runs where its values are.")
     most = max(view.plan.bytes_between.values())
     why = el("div", el("h3", "Why they cross"), tables.reasons(view))
     grid = el("div", tables.matrix(view, colour), class_="rs-scroll")
     lead = f"Payload per step; rows send, columns receive. The busiest pair moves {bytes_text(most)}."
-    return _part("Bytes between machines", lead, el("div", grid, why, class_="rs-split rs-even"))
+    return part("Bytes between machines", lead, el("div", grid, why, class_="rs-split rs-even"))
+
+
+def _beside(view: PlanView, measured: Measured | None) -> Markup | None:
+    if measured is None:
+        return None
+    lead = "One step as it was predicted, and the mean of the steps of a run."
+    return part("Predicted beside measured", lead, tables.beside(view, measured))
 
 
 def _machines_lead(measured: Measured | None) -> str:
@@ -166,4 +149,4 @@ def _notes(plan: Plan) -> Markup | None:
     if not plan.notes:
         return None
     rows = (join(el("dt", key), el("dd", text)) for key, text in plan.notes.items())
-    return _part("How the plan was found", "", el("dl", *rows, class_="rs-notes"))
+    return part("How the plan was found", "", el("dl", *rows, class_="rs-notes"))

@@ -80,6 +80,26 @@ _BASE = """
 .rs-graph .rs-strip { width: auto }
 """
 
+_PAIRS = """
+.rs-side-a { background: var(--rs-fwd) }
+.rs-side-b { background: var(--rs-bwd) }
+.rs .rs-track .rs-side-b { background: var(--rs-bwd) }
+.rs-two .rs-track + .rs-track { margin-top: 2px }
+.rs .rs-two .rs-track { height: 6px }
+.rs .rs-figures td, .rs .rs-figures th { padding-right: 34px }
+.rs-figures td { font-weight: 600 }
+.rs-figures td.rs-soft { font-weight: 400 }
+.rs-pairs { width: 100% }
+.rs .rs-pairs td, .rs .rs-pairs th { padding-top: 3px; padding-bottom: 3px }
+.rs .rs-pairs tbody th { white-space: nowrap }
+.rs .rs-pairs .rs-strip-cell { width: 17%; min-width: 110px; vertical-align: middle }
+.rs-pairs .rs-strip { height: 13px; background: var(--rs-fill) }
+.rs .rs-recut { font-weight: 650 }
+.rs .rs-more { color: var(--rs-bwd) }
+.rs .rs-less { color: var(--rs-soft) }
+.rs-twins { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 28px; align-items: start }
+"""
+
 _PAGE = """
 :root { color-scheme: light dark; --rs-page: #fff; --rs-ink: #1d2127 }
 html { background: var(--rs-page); color: var(--rs-ink) }
@@ -134,7 +154,7 @@ header { margin-bottom: 20px }
 .rs-bar { display: grid; grid-template-columns: minmax(40px, 1fr) 60px; gap: 0 8px; align-items: center }
 .rs-bar b { font-weight: 500; white-space: nowrap; text-align: right }
 .rs-bar small { font-size: 11.5px; color: var(--rs-soft); white-space: nowrap }
-.rs-bars td:nth-child(3) .rs-bar { grid-template-columns: minmax(40px, 1fr) 60px 68px }
+.rs-bars td:nth-child(2) .rs-bar, .rs-bars td:nth-child(3) .rs-bar { grid-template-columns: minmax(40px, 1fr) 60px 68px }
 .rs .rs-bars td:last-child { padding-right: 0 }
 .rs-bar .rs-seen { background: repeating-linear-gradient(135deg, var(--rs-colour) 0 2px, transparent 2px 4px) }
 .rs-reasons { width: 100% }
@@ -183,8 +203,8 @@ _CELLS = "".join(
     )
 )
 
-NOTEBOOK_STYLE = _BASE + _HEAT + _CELLS
-PAGE_STYLE = _BASE + _HEAT + _CELLS + _PAGE
+NOTEBOOK_STYLE = _BASE + _HEAT + _CELLS + _PAIRS
+PAGE_STYLE = NOTEBOOK_STYLE + _PAGE
 
 # Shows the details of the box, arrow or name that is clicked, or chosen with Enter; names the machine of a strip's cell.
 SCRIPT = """

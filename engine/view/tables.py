@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rainshed.compiler.explain import BIG_SHARE
 from rainshed.engine.view.markup import Markup, el, join
-from rainshed.engine.view.model import Flow, Measured, PlanView
+from rainshed.engine.view.model import Flow, Measured, PlanView, busy_of
 from rainshed.engine.view.strips import MANY
-from rainshed.engine.view.units import bytes_text, percent_text, plural, scaled, seconds_text
+from rainshed.engine.view.units import bytes_text, count_text, percent_text, plural, ratio_text, scaled, seconds_text
 
 NUMBERED = 12  # up to so many machines the matrix has numbers in its cells
 BUSIEST = 8
@@ -92,17 +92,56 @@ def _machine_row(
     mine = view.plan.prediction.machines.get(name)
     seen = measured.of(name) if measured else None
     cells = []
+    busy = busy_of(view.plan, measured, name)
     for _, key, text in _COLUMNS:
         value, found = getattr(mine, key, None), getattr(seen, key, None)
         has = view.memory.get(name) if key == "memory_bytes" else None
         scale = has or scales.get(key) or 1
         bars = []
         if value is not None:
-            bars.append(_bar(value / scale, text(value), colour, f"of {bytes_text(has)}" if has else ""))
+            after = _busy(busy[0]) if key == "compute_s" else f"of {bytes_text(has)}" if has else ""
+            bars.append(_bar(value / scale, text(value), colour, after))
         if found is not None:
-            bars.append(_bar(found / scale, text(found), colour, seen=True))
+            after = _busy(busy[1]) if key == "compute_s" else ""
+            bars.append(_bar(found / scale, text(found), colour, after, seen=True))
         cells.append(el("td", *bars))
     return el("tr", el("th", _chip(colour), name, scope="row"), *cells)
+
+
+def _busy(share: float | None) -> str:
+    return "" if share is None else f"{percent_text(share)} busy"
+
+
+def beside(view: PlanView, measured: Measured) -> Markup:
+    """The figures of a step: predicted, measured, and the second over the first."""
+    p, plan = view.plan.prediction, view.plan
+    busy = [busy_of(plan, measured, m) for m in plan.machines]
+    expected, seen = _mean(a for a, _ in busy), _mean(b for _, b in busy)
+    facts: Iterable[tuple[str, float | None, float | None, Callable[[float], str]]] = (
+        ("step", p.step_s, measured.step_s, seconds_text),
+        ("sent", p.bytes, measured.bytes, bytes_text),
+        ("messages", p.messages, measured.messages, count_text),
+        ("busy, mean of machines", expected, seen, percent_text),
+    )
+    rows = [
+        el(
+            "tr",
+            el("th", name, scope="row"),
+            el("td", "–" if a is None else text(a), class_="rs-num"),
+            el("td", text(b), class_="rs-num"),
+            el("td", ratio_text(b / a) if a else "", class_="rs-num rs-soft"),
+        )
+        for name, a, b, text in facts
+        if b is not None
+    ]
+    titles = ("", "predicted", "measured", "ratio")
+    head = el("thead", el("tr", *(el("th", t, class_="rs-num" if t else None) for t in titles)))
+    return el("table", head, el("tbody", *rows), class_="rs-figures")
+
+
+def _mean(shares: Iterable[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _bar(share: float, text: str, colour: str, after: str = "", *, seen: bool = False) -> Markup:
