@@ -283,7 +283,8 @@ def test_train_single(program, data, tmp_path, capsys):
 def test_train_downpour_and_go_on_with_others(program, data, tmp_path, capsys):
     words = ["train", f"{program}:build", "--data", data, "--backend", "threads", "--json", "--quiet"]
     keep = ["--checkpoint", tmp_path / "checkpoints", "--checkpoint-every", 8]
-    method = ["--method", "downpour", "--replicas", 2, "--servers", 2, "--machines", 2, "--warm-start", 4, "--strategy", "features"]
+    method = ["--method", "downpour", "--replicas", 2, "--servers", 2, "--machines", 2, "--warm-start", 4]
+    method += ["--strategy", "features"]
     out, _ = run(capsys, *words, *keep, *method, "--steps", 20, "--page", tmp_path / "p.html")
     found = json.loads(out)
     assert found["steps"] == 20 and found["pushes"] == found["applied"] > 0
