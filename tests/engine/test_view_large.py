@@ -79,6 +79,15 @@ def test_the_text_shows_groups(deep):
     assert text.count("tanh") < MOST
 
 
+def test_a_scope_with_most_of_the_work_is_opened():
+    """All local layers in one scope: each of them is a box, as the layers of an LSTM are; the softmax stays what it is."""
+    names = (*(f"stack/{i}/cell" for i in range(4)), "softmax/inner")
+    view = view_of(sample_plan(4, scopes=names))
+    found = [layer.place.name for layer in view.layers if layer.ops]
+    assert found[:5] == ["stack/0", "stack/1", "stack/2", "stack/3", "softmax"]
+    assert [v.name for v in view.layers[2].variables] == ["stack/0/cell/w"]
+
+
 # work by layer and machine
 
 
