@@ -140,7 +140,7 @@ def explain(plan: Plan, name: str = "", *, threshold: int | None = None) -> Expl
         values=values if name else {},
         candidates={value: plan.candidates[value] for value in values if value in plan.candidates} if name else {},
         crossings=tuple(Crossing(t.of, t.source, t.to, t.nbytes, t.reason, readers.get(t.key, "")) for t in big),
-        gathered=_gathered(plan, mine, _pieces(plan, "")),
+        gathered=_gathered(plan, mine),
         small=len(mine) - len(big),
         small_nbytes=sum(t.nbytes for t in mine) - sum(t.nbytes for t in big),
         threshold=least,
@@ -189,31 +189,39 @@ def _readers(plan: Plan) -> dict[int, str]:
 
 def _ends(value: int, reading: Mapping[int, list[Run]]) -> Iterable[str]:
     """What is done with a value in the end, where slices and blocks only carry it on."""
-    left = [value]
+    left, seen = [value], {value}
     while left:
         for run in reading.get(left.pop(), ()):
             if run.op in CARRIERS and any(reading.get(v) for v in run.outputs):
-                left.extend(run.outputs)
+                left.extend(v for v in run.outputs if v not in seen)
+                seen.update(run.outputs)
             else:
                 yield f"{run.op} of {run.scope}" if run.scope else run.op
 
 
-def _gathered(plan: Plan, transfers: Iterable[Transfer], pieces: Mapping[str, tuple[Piece, ...]]) -> tuple[str, ...]:
-    """Values of which at least two machines, and all that do not have it, end up with everything: each needs a reason."""
-    makers = {(of, x.machine, x.box) for of, all_of in pieces.items() for x in all_of if x.op not in CARRIERS}
+def gathered(plan: Plan) -> tuple[str, ...]:
+    """The values of a plan of which at least two machines, and all that do not have it, end up with everything."""
+    return _gathered(plan, plan.transfers)
+
+
+def _gathered(plan: Plan, transfers: Iterable[Transfer]) -> tuple[str, ...]:
+    """Of those that go in these transfers: each needs a reason."""
+    pieces = _pieces(plan, "").items()
+    makers = {(of, x.machine, x.box) for of, all_of in pieces for x in all_of if x.op not in CARRIERS}
     own: dict[tuple[str, str, Box | None], int] = {}
     for p in plan.programs:
         own |= {key: v.nbytes for v in p.values if v.place != FED and (key := (v.of, p.machine, v.box)) in makers}
     size: dict[str, int] = {}
+    held: dict[tuple[str, str], int] = {}
     got: dict[tuple[str, str], int] = {}
-    for (of, _, _), nbytes in own.items():
+    for (of, machine, _), nbytes in own.items():
         size[of] = size.get(of, 0) + nbytes
+        held[of, machine] = held.get((of, machine), 0) + nbytes
     for t in transfers:
         arrival = (t.of.partition("[")[0], t.to)
         got[arrival] = got.get(arrival, 0) + t.nbytes
     found: dict[str, int] = {}
     for (of, to), nbytes in got.items():
-        here = sum(n for (name, machine, _), n in own.items() if (name, machine) == (of, to))
-        if size.get(of) and here + nbytes >= size[of]:
+        if size.get(of) and held.get((of, to), 0) + nbytes >= size[of]:
             found[of] = found.get(of, 0) + 1
     return tuple(of for of, machines in found.items() if machines > 1)

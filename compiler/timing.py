@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.plan import FED, KEPT, Assign, Free, Instruction, Program, Recv, Run, Send
@@ -34,6 +35,25 @@ def step_seconds(programs: tuple[Program, ...], cluster: Cluster) -> float:
     Raises  PlanError if machines wait for each other for ever
     """
     return _Step(programs, cluster).run()
+
+
+class Span(NamedTuple):
+    """When an instruction of a machine is under way. A transfer's is that of its message."""
+
+    machine: str
+    instruction: int
+    start_s: float
+    end_s: float
+
+
+def step_spans(programs: tuple[Program, ...], cluster: Cluster) -> tuple[Span, ...]:
+    """When everything happens in a step, in the order in which it ends.
+
+    Raises  PlanError if machines wait for each other for ever
+    """
+    step = _Step(programs, cluster, spans=[])
+    step.run()
+    return tuple(step.spans or ())
 
 
 @dataclass(eq=False, slots=True)
@@ -102,8 +122,10 @@ class _Node:
 
 
 class _Step:
-    def __init__(self, programs: tuple[Program, ...], cluster: Cluster) -> None:
+    def __init__(self, programs: tuple[Program, ...], cluster: Cluster, *, spans: list[Span] | None = None) -> None:
         self.cluster = cluster
+        self.spans = spans  # None: only the end of the step is wanted
+        self._begun: dict[tuple[str, int], float] = {}
         self.now = self.end = 0.0
         self._events: list[tuple[float, int, _Processor | _Way | None, int, Then | None]] = []
         self._count = 0
@@ -143,6 +165,7 @@ class _Step:
             return
         if isinstance(instruction, Send) and self._nbytes(node, instruction) > INLINE_NBYTES:
             message = _Message(instruction.key, self._nbytes(node, instruction), sent=partial(self._done, node, i))
+            self._begin(node, i)
             self._post(node, instruction.to, message)
             return
         first = isinstance(instruction, Send)
@@ -155,10 +178,15 @@ class _Step:
             node.workers -= 1
             i = heapq.heappop(node.ready) % len(node.needed)
             instruction = node.program.instructions[i]
+            self._begin(node, i)
             if isinstance(instruction, Run) and _on_unit(node.program, instruction):
                 self._at(self.now + instruction.seconds, then=partial(self._worked, node, i))
             else:
                 self._job(node.processor, self._core_seconds(node, instruction), partial(self._worked, node, i))
+
+    def _begin(self, node: _Node, i: int) -> None:
+        if self.spans is not None:
+            self._begun[node.machine.name, i] = self.now
 
     def _core_seconds(self, node: _Node, instruction: Instruction) -> float:
         if isinstance(instruction, Run):
@@ -181,6 +209,9 @@ class _Step:
     def _done(self, node: _Node, i: int) -> None:
         node.left -= 1
         self.end = max(self.end, self.now)
+        if self.spans is not None:
+            name = node.machine.name
+            self.spans.append(Span(name, i, self._begun.get((name, i), self.now), self.now))
         for value in _written(node.program.instructions[i]):
             for reader in node.readers.get(value, ()):
                 node.needed[reader] -= 1
@@ -227,6 +258,7 @@ class _Step:
         message = way.waiting.popleft()
         way.now, way.left, way.since = message, float(message.nbytes), self.now
         way.source.going_out[way] = way.to.coming_in[way] = None
+        self._begin(way.to, way.to.arrival[message.key])
         self._share(way)
         if message.sent is not None:  # both ends work while the bytes are on their way
             came = _Both(partial(self._done, way.to, way.to.arrival[message.key]))

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Final
 
-from rainshed.engine.commands import compile, demo, doctor, explain, run, show, train, worker
+from rainshed.engine.commands import compare, compile, demo, doctor, explain, run, show, train, worker
 from rainshed.engine.commands.common import FAILED, INTERRUPTED, REFUSED, USAGE, say
 from rainshed.ops.errors import ClusterError, CompileError, GraphError, PlanError, RainshedError, UsageError
 
@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, ModuleType]] = {
     "compile": compile,
     "show": show,
     "explain": explain,
+    "compare": compare,
     "run": run,
     "train": train,
     "worker": worker,

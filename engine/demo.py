@@ -21,6 +21,7 @@ from rainshed.engine.datasets import Split, digits, vote, vowels
 from rainshed.engine.graph import evaluate
 from rainshed.engine.measured import measured_of, newest
 from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
+from rainshed.engine.predicted import with_predicted
 from rainshed.engine.progress import Progress
 from rainshed.engine.training import Training
 from rainshed.engine.view import Measured, plan_html
@@ -180,7 +181,7 @@ def _title(demo: Demo, plan: Plan) -> str:
 def _write_what_was_seen(demo: Demo, training: Training, page: Path, trace: Path) -> Measured:
     """The page again, with what the first replica's last steps took; and the trace of all replicas' last steps."""
     traces = newest(training.traces(), TRACED_STEPS)
-    write_trace(trace, traces)
+    write_trace(trace, with_predicted(training.plan, traces))
     first = traces[: len(training.plan.machines)]
     measured = measured_of(training.plan, first)
     page.write_text(plan_html(training.plan, measured=measured, title=_title(demo, training.plan)), encoding="utf-8")

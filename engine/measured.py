@@ -9,6 +9,8 @@ import msgspec
 
 from rainshed.compiler.plan import Plan
 from rainshed.engine.view import MachineMeasured, Measured
+from rainshed.engine.view.comparison import ratio_of
+from rainshed.engine.view.model import busy_of
 from rainshed.runtime.trace import RECV, RUN, SEND, MachineTrace
 
 
@@ -40,15 +42,19 @@ def measured_of(plan: Plan, traces: Sequence[MachineTrace]) -> Measured:
 
 
 def _machine(trace: MachineTrace, steps: int) -> MachineMeasured:
-    """Bytes and seconds of kernels in a step."""
+    """Bytes in a step, and seconds of kernels in it: the mean of the threads that run them."""
     nbytes, run_ns = {SEND: 0, RECV: 0}, 0
+    workers: set[int] = set()
     for event in trace.events:
         if event.kind == RUN:
+            workers.add(event.thread)
             run_ns += event.end_ns - event.start_ns
         elif event.kind in nbytes:
             nbytes[event.kind] += trace.transfers[event.what][1]
     return MachineMeasured(
-        compute_s=run_ns / 1e9 / steps, bytes_in=nbytes[RECV] / steps, bytes_out=nbytes[SEND] / steps
+        compute_s=run_ns / 1e9 / steps / max(1, len(workers)),
+        bytes_in=nbytes[RECV] / steps,
+        bytes_out=nbytes[SEND] / steps,
     )
 
 
@@ -66,18 +72,25 @@ def counted(plan: Plan, step_s: float, steps: int, between: Mapping[tuple[str, s
 
 
 def beside(plan: Plan, measured: Measured) -> dict[str, Any]:
-    """Predicted and measured figures of a step, as JSON takes them."""
+    """Predicted and measured figures of a step, as JSON takes them, and the second over the first. `busy` is the share of a
+    step in which a machine computes."""
     p = plan.prediction
     machines = {}
     for name, m in p.machines.items():
         seen = measured.of(name)
         machines[name] = {
             "compute_s": _pair(m.compute_s, seen.compute_s),
+            "busy": _pair(*busy_of(plan, measured, name)),
             "bytes_in": _pair(m.bytes_in, seen.bytes_in),
             "bytes_out": _pair(m.bytes_out, seen.bytes_out),
         }
-    return {"step_s": _pair(p.step_s, measured.step_s), "bytes": _pair(p.bytes, measured.bytes), "machines": machines}
+    return {
+        "step_s": _pair(p.step_s, measured.step_s),
+        "bytes": _pair(p.bytes, measured.bytes),
+        "messages": _pair(p.messages, measured.messages),
+        "machines": machines,
+    }
 
 
-def _pair(predicted: float, measured: float | None) -> dict[str, float | None]:
-    return {"predicted": predicted, "measured": measured}
+def _pair(predicted: float | None, measured: float | None) -> dict[str, float | None]:
+    return {"predicted": predicted, "measured": measured, "ratio": ratio_of(predicted, measured)}

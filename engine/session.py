@@ -18,6 +18,7 @@ from rainshed.compiler.machines import Cluster
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
 from rainshed.engine.measured import counted, measured_of
+from rainshed.engine.predicted import with_predicted
 from rainshed.engine.user_op import ops_of
 from rainshed.engine.variables import load_variables, save_variables
 from rainshed.engine.view import Measured
@@ -150,13 +151,14 @@ class Session:
         return replace(seen, messages=traced.messages, machines=traced.machines)
 
     def write_trace(self, path: str | Path) -> int:
-        """Write what all machines did as Chrome trace JSON, on one clock; the number of events.
+        """Write what all machines did as Chrome trace JSON, on one clock, and the last step as it was predicted; the number
+        of events.
 
         Raises  UsageError unless it was made with `trace=True`
         """
         if not self._traced:
             raise UsageError("this session records no trace", hint="Session(..., trace=True)")
-        return write_trace(path, self._deployment.traces())
+        return write_trace(path, with_predicted(self.plan, self._deployment.traces()))
 
     def _explained(self, error: BaseException) -> BaseException:
         return self._job.explain(error) if isinstance(error, RainshedError) else error

@@ -33,6 +33,7 @@ from rainshed.engine.machine_side import (
 )
 from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import Optimizer
+from rainshed.engine.predicted import with_predicted
 from rainshed.engine.progress import Progress
 from rainshed.engine.saving import SAVING_TASKS, ServerState
 from rainshed.engine.user_op import ops_of
@@ -362,8 +363,9 @@ class Training:
         return found
 
     def write_trace(self, path: str | Path) -> int:
-        """Write what all machines did as Chrome trace JSON, on one clock; the number of events."""
-        return write_trace(path, self.traces())
+        """Write what all machines did as Chrome trace JSON, on one clock, and a step of the first replica as it was predicted;
+        the number of events."""
+        return write_trace(path, with_predicted(self.plan, self.traces()))
 
     def traces(self) -> list[MachineTrace]:
         """What every machine did, replica by replica, on the clock of this process."""

@@ -10,6 +10,7 @@ The language is the Python Array API standard on nodes: `rs.matmul`, `rs.sum`, `
     rs.graph, rs.grad, rs.evaluate          a model as a graph, its gradients, its values
     rs.op                                   ops of your own
     rs.Cluster, rs.compile                  the machines to compile for, and the plan
+    rs.compare                              two plans side by side
     rs.Session                              a plan at work, for inference or training in the graph
     rs.Training, rs.Downpour, rs.Single     training on data, with or without a parameter server
 """
@@ -25,7 +26,7 @@ from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, 
 from rainshed.engine.plans import load_plan, save_plan
 from rainshed.engine.session import Session
 from rainshed.engine.training import Training, train
-from rainshed.engine.view import plan_html, plan_text
+from rainshed.engine.view import compare, html_formatter, plan_html, plan_text, show_in_notebooks
 from rainshed.ops.errors import RainshedError
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "Training",
     "TrainingOptions",
     "TrainingResult",
+    "compare",
     "compile",
     "datasets",
     "init",
@@ -60,3 +62,5 @@ __all__ = [
     "train",
 ]
 __all__ += dsl.__all__
+
+show_in_notebooks(html_formatter())

@@ -10,6 +10,7 @@ from typing import Any
 from rainshed.engine.commands.common import OK, positive, print_json, say
 from rainshed.engine.commands.files import writable
 from rainshed.engine.demo import DemoOptions, DemoResult, demo_of, run_demo
+from rainshed.engine.measured import beside
 from rainshed.engine.progress import TrainingTable
 from rainshed.engine.training import Training
 from rainshed.engine.view.units import bytes_text, count_text, plural, seconds_text
@@ -124,6 +125,7 @@ def summary(result: DemoResult, options: DemoOptions) -> dict[str, Any]:
         "measured_bytes_per_step": result.measured.bytes,
         "predicted_step_s": result.plan.prediction.step_s,
         "measured_step_s": result.measured.step_s,
+        "step": beside(result.plan, result.measured),
         "pushes": r.pushes,
         "applied": r.applied,
         "mean_staleness": sum(age * n for age, n in r.staleness.items()) / pushes if pushes else None,

@@ -23,6 +23,10 @@ Array = np.ndarray[Any, Any]
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """The arguments that name a plan, and the ops that are in it but not in Rainshed."""
     parser.add_argument("plan", metavar="PLAN.json", help="a plan, as `rainshed compile -o` writes it")
+    add_ops(parser)
+
+
+def add_ops(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ops",
         metavar="FILE.py",
@@ -34,8 +38,13 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 def plan_and_ops(args: argparse.Namespace) -> tuple[Plan, list[Op]]:
     """The plan, checked whole, and the user's own ops. Raises PlanError, UsageError."""
-    ops = [value for path in args.ops for value in vars(load_module(Path(path))).values() if isinstance(value, Op)]
+    ops = own_ops(args)
     return load_plan(args.plan, ops), ops
+
+
+def own_ops(args: argparse.Namespace) -> list[Op]:
+    """The ops of the files that `--ops` names. Raises UsageError."""
+    return [value for path in args.ops for value in vars(load_module(Path(path))).values() if isinstance(value, Op)]
 
 
 def read_arrays(path: str | Path) -> dict[str, Array]:

@@ -53,7 +53,7 @@ def run(args: Any) -> int:
     writable([args.outputs, args.trace, args.page])
     plan, ops = plan_and_ops(args)
     feeds = read_arrays(args.inputs) if args.inputs else {}
-    traced = bool(args.trace or args.page)
+    traced = bool(args.trace or args.page or args.json)
     with Session(plan, backend=args.backend, seed=args.seed, trace=traced, ops=ops) as session:
         if args.variables:
             session.load(args.variables)

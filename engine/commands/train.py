@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from dataclasses import replace
 from typing import Any, Final
 
 from rainshed.engine.checkpoint import checkpoints
@@ -22,12 +23,12 @@ from rainshed.engine.commands.common import (
 )
 from rainshed.engine.commands.files import writable, write_arrays, write_text
 from rainshed.engine.data import Data
-from rainshed.engine.measured import measured_of
+from rainshed.engine.measured import beside, counted, measured_of
 from rainshed.engine.methods import Downpour, Method, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, RMSProp
 from rainshed.engine.progress import TrainingTable
 from rainshed.engine.training import Training
-from rainshed.engine.view import plan_html
+from rainshed.engine.view import Measured, plan_html
 from rainshed.engine.view.units import bytes_text, count_text, seconds_text
 from rainshed.ops.errors import StallError, TransportError, UsageError
 from rainshed.ops.ir import Graph
@@ -68,7 +69,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variables", metavar="OUT.npz", help="write the trained variables, whole")
     parser.add_argument("--trace", metavar="TRACE.json", help="write what every thread did, for ui.perfetto.dev")
     parser.add_argument(
-        "--page", metavar="PLAN.html", help="write the plan's page; with --trace also what was measured"
+        "--page", metavar="PLAN.html", help="write the plan's page with what was measured; with --trace of each machine"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
@@ -121,14 +122,14 @@ def run(args: Any) -> int:
     data = Data.of(args.data)
     total = _steps(args, data, options.batch)
     try:
-        result, pids = _train(args, graph, data, options, total)
+        result, pids, figures = _train(args, graph, data, options, total)
     except (TransportError, StallError) as error:
         if not _resumable(args):
             raise
         say(f"rainshed train: {type(error).__name__}: {error}\nto go on: {_again(args)}")
         return RESUMABLE
     if args.json:
-        print_json(summary(result, pids))
+        print_json({**summary(result, pids), "step": figures})
     else:
         print(text(result))
     return OK
@@ -136,16 +137,29 @@ def run(args: Any) -> int:
 
 def _train(
     args: Any, graph: Graph, data: Data, options: TrainingOptions, total: int
-) -> tuple[TrainingResult, dict[str, int]]:
+) -> tuple[TrainingResult, dict[str, int], dict[str, Any]]:
+    """What was done, the processes, and a step of a replica: predicted beside measured."""
     table = TrainingTable(quiet=args.quiet)
     with table, Training(graph, data, options, on_progress=table.on) as training:
         pids = {"coordinator": os.getpid(), **training.pids}
         done = training.step * options.method.replicas
         if done >= total:
             raise UsageError(f"the checkpoint is of step {done}: there is nothing left to do", hint="more --steps")
+        before = training.step
         result = training.run(total - done)
-        _write(args, training)
-    return result, pids
+        measured = _measured(args, training, result, training.step - before)
+        _write(args, training, measured)
+    return result, pids, beside(training.plan, measured)
+
+
+def _measured(args: Any, training: Training, result: TrainingResult, steps: int) -> Measured:
+    """The first replica's steps: all of the training's time, with what it took to push, fetch and write checkpoints."""
+    plan, replica = training.plan, training.replica
+    seen = counted(plan, result.seconds / max(1, steps), steps, replica.bytes_between())
+    if not args.trace:
+        return seen
+    traced = measured_of(plan, training.traces()[: len(plan.machines)])
+    return replace(seen, messages=traced.messages, machines=traced.machines)
 
 
 def _steps(args: Any, data: Data, batch: int) -> int:
@@ -228,14 +242,12 @@ def _setting(text: str) -> float | bool:
     return text == "true" if text in ("true", "false") else float(text)
 
 
-def _write(args: Any, training: Training) -> None:
+def _write(args: Any, training: Training, measured: Measured) -> None:
     if args.variables:
         write_arrays(args.variables, training.variables())
     if args.trace:
         training.write_trace(args.trace)
     if args.page:
-        traces = training.traces()[: len(training.plan.machines)] if args.trace else []
-        measured = measured_of(training.plan, traces) if traces else None
         write_text(args.page, plan_html(training.plan, measured=measured, title=args.program))
 
 

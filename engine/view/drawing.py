@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from rainshed.engine.view.layout import Drawing, Point, Spacing, layered, nondecreasing
 from rainshed.engine.view.markup import Markup, el, join, void
+from rainshed.engine.view.strips import strip
 from rainshed.engine.view.units import cut, shortened
 
 BOX_WIDTH, BOX_HEIGHT, PILL_HEIGHT = 288.0, 66.0, 28.0
@@ -34,13 +35,14 @@ class Box:
     note: str = ""
     alarm: str = ""  # bytes that cross inside
     bar: tuple[Part, ...] = ()
+    strip: tuple[float, ...] = ()  # instead of the bar: the share of each machine
     tip: str = ""
     key: str | None = None
 
     @property
     def size(self) -> tuple[float, float]:
         if not self.pill:
-            return BOX_WIDTH, BOX_HEIGHT if self.bar else BOX_HEIGHT - 18
+            return BOX_WIDTH, BOX_HEIGHT if self.bar or self.strip else BOX_HEIGHT - 18
         return min(BOX_WIDTH, 7.4 * len(self.name) + 6.3 * len(self.note) + 3 * PAD), PILL_HEIGHT
 
 
@@ -212,6 +214,8 @@ def _box(box: Box, centre: Point) -> Markup:
         el("text", box.alarm, y=under, class_="rs-alarm", **end) if box.alarm else None,
     )
     bar = _bar(box.bar, left + PAD, top + 30, width - 2 * PAD) if box.bar else None
+    if box.strip:
+        bar = strip(box.strip, x=left + PAD, y=top + 30, width=width - 2 * PAD, height=BAR_HEIGHT)
     return el("g", el("title", box.tip), frame, *texts, bar, **_handle("rs-box", box.key))
 
 

@@ -9,10 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import NamedTuple
 
 from rainshed.compiler.plan import Plan, Run, Transfer, Variable
+from rainshed.engine.view.naming import Names, Place, op_names, type_text
+from rainshed.engine.view.spread import Spread, balance_of, speeds_of, spreads
 from rainshed.engine.view.trail import Trail, variable_name
 from rainshed.ops.access import Box, box_size
 from rainshed.ops.types import dtype_of
@@ -41,11 +42,13 @@ class Measured:
         return self.machines.get(machine, MachineMeasured())
 
 
-class Place(NamedTuple):
-    """A box of the picture: a layer, an input or an output."""
-
-    kind: str  # "layer", "input" or "output"
-    name: str
+def busy_of(plan: Plan, measured: Measured | None, machine: str) -> tuple[float | None, float | None]:
+    """The share of a step in which a machine computes: predicted, and as a run showed it."""
+    p, seen = plan.prediction.machines.get(machine), measured.of(machine) if measured else None
+    predicted = p.compute_s / plan.prediction.step_s if p and plan.prediction.step_s > 0 else None
+    if measured is None or seen is None or seen.compute_s is None or not measured.step_s:
+        return predicted, None
+    return predicted, seen.compute_s / measured.step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,8 @@ class PlanView:
     parameters: int
     memory: Mapping[str, int]  # machine -> bytes it has
     backward: bool
+    spread: Mapping[Place, Spread]  # of each layer
+    speeds: Mapping[str, float]  # machine -> flops per second
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -143,11 +148,24 @@ class PlanView:
             total[flow.reason] += flow.nbytes
         return dict(total.most_common())
 
+    @property
+    def balance(self) -> float | None:
+        """The phase balance: layers one after the other, each pass at its slowest machine, over an even spread."""
+        return balance_of(self.spread, self.speeds)
+
+    def share_of(self, layer: Layer) -> list[float]:
+        """What each machine does in a layer, over what it would do if all worked equally long."""
+        spread = self.spread.get(layer.place)
+        total: int = sum(layer.load.values())
+        if spread is not None and layer.load is layer.flops:
+            return spread.shares(self.speeds)
+        return [layer.load.get(m, 0) * len(self.speeds) / total if total else 0.0 for m in self.speeds]
+
 
 def view_of(plan: Plan) -> PlanView:
     """The summary of a plan."""
     trail = Trail(plan)
-    name = _Names(plan)
+    name = Names(plan)
     flows = _flows(plan, trail, name)
     layers = _layers(plan, trail, name, flows)
     memory = {row["name"]: row["memory_bytes"] for row in plan.cluster.get("machine", ()) if "memory_bytes" in row}
@@ -160,26 +178,9 @@ def view_of(plan: Plan) -> PlanView:
         parameters=sum(box_size(tuple((0, n) for n in whole)) for whole, trainable in wholes.values() if trainable),
         memory=memory,
         backward=any(isinstance(i, Run) and i.backward for p in plan.programs for i in p.instructions),
+        spread=spreads(plan, name.of),
+        speeds=speeds_of(plan),
     )
-
-
-class _Names:
-    """Which box an op belongs to: the first part of its scope in which the scopes differ, or its source line."""
-
-    def __init__(self, plan: Plan) -> None:
-        runs = (i for p in plan.programs for i in p.instructions if isinstance(i, Run))
-        scopes = [tuple(s.split("/")) for s in sorted({r.scope for r in runs if r.scope})]
-        self.depth = 0
-        while scopes and all(len(s) > self.depth + 1 and s[self.depth] == scopes[0][self.depth] for s in scopes):
-            self.depth += 1
-
-    def of_scope(self, scope: str) -> Place:
-        return Place("layer", scope.split("/")[min(self.depth, scope.count("/"))])
-
-    def of(self, run: Run) -> Place:
-        if run.scope:
-            return self.of_scope(run.scope)
-        return Place("layer", PurePath(run.line).name if run.line else run.op)
 
 
 class _FlowKey(NamedTuple):
@@ -190,14 +191,16 @@ class _FlowKey(NamedTuple):
     backward: bool
 
 
-def _flows(plan: Plan, trail: Trail, name: _Names) -> list[Flow]:
+def _flows(plan: Plan, trail: Trail, name: Names) -> list[Flow]:
     """The transfers, those put together that carry parts of the same value for the same reason."""
     found: dict[_FlowKey, list[Transfer]] = {}
+    working = {name.of(i) for p in plan.programs for i in p.instructions if isinstance(i, Run)}
     for t in plan.transfers:
         reader, maker = trail.reader_of_transfer(t), trail.maker_of_transfer(t)
         target = name.of(reader) if reader else name.of_scope(t.for_scope) if t.for_scope else None
         source = name.of(maker) if maker else name.of_scope(t.scope) if t.scope else None
-        source = source or target or Place("layer", t.of)
+        if source not in working:  # a variable's: what is sent belongs to its reader
+            source = target or source or Place("layer", t.of)
         backward = reader.backward if reader else bool(maker and maker.backward)
         key = _FlowKey(trail.name_of_transfer(t), t.reason, source, target or source, backward)
         found.setdefault(key, []).append(t)
@@ -218,7 +221,7 @@ def _starred(of: str) -> str:
     return outer + slash + re.sub(r"\d+(?=/)", "*", inner)
 
 
-def _edges(plan: Plan, trail: Trail, name: _Names, flows: Iterable[Flow]) -> tuple[Edge, ...]:
+def _edges(plan: Plan, trail: Trail, name: Names, flows: Iterable[Flow]) -> tuple[Edge, ...]:
     """What flows between boxes: values read across layers, inputs, outputs, and the transfers among them."""
     read: dict[tuple[Place, Place, bool], dict[str, int]] = {}
     extent = _extents(plan, trail, name)
@@ -252,7 +255,7 @@ def _edges(plan: Plan, trail: Trail, name: _Names, flows: Iterable[Flow]) -> tup
     )
 
 
-def _sources(machine: str, run: Run, trail: Trail, name: _Names) -> Iterable[tuple[Place, str]]:
+def _sources(machine: str, run: Run, trail: Trail, name: Names) -> Iterable[tuple[Place, str]]:
     """For each operand that a box gives: the box, and the operand's name. Variables are given by nobody."""
     for value in run.inputs:
         origin, number = trail.origin(machine, value)
@@ -263,7 +266,7 @@ def _sources(machine: str, run: Run, trail: Trail, name: _Names) -> Iterable[tup
             yield Place("input", feed), feed
 
 
-def _extents(plan: Plan, trail: Trail, name: _Names) -> dict[tuple[Place, str], int]:
+def _extents(plan: Plan, trail: Trail, name: Names) -> dict[tuple[Place, str], int]:
     """The bytes of each value as a whole, from the corner boxes of its parts."""
     corners: dict[tuple[Place, str], tuple[Box, int]] = {}
     for p in plan.programs:
@@ -287,7 +290,7 @@ class _Ran(NamedTuple):
     shape: str
 
 
-def _layers(plan: Plan, trail: Trail, name: _Names, flows: Iterable[Flow]) -> tuple[Layer, ...]:
+def _layers(plan: Plan, trail: Trail, name: Names, flows: Iterable[Flow]) -> tuple[Layer, ...]:
     """The boxes in the order in which a step reaches them: inputs, layers, outputs."""
     runs: dict[Place, list[_Ran]] = {}
     ends: dict[Place, str] = {}
@@ -346,15 +349,7 @@ def _op_rows(runs: Iterable[_Ran]) -> tuple[OpRow, ...]:
     return tuple(rows)
 
 
-def op_names(run: Run) -> tuple[str, ...]:
-    """The op; those it consists of, if it is fused."""
-    if run.op != "fused":
-        return (run.op,)
-    inner = dict.fromkeys(re.findall(r"= (\w+)\(", run.attrs.get("body", "")))
-    return tuple(op for op in inner if op not in ("input", "constant")) or (run.op,)
-
-
-def _variables(plan: Plan, trail: Trail, name: _Names) -> dict[Place, list[VariableRow]]:
+def _variables(plan: Plan, trail: Trail, name: Names) -> dict[Place, list[VariableRow]]:
     """The variables of each box: where they are read first, else by the first part of their name."""
     parts: dict[str, dict[str, int]] = {}
     known: dict[str, tuple[Variable, str]] = {}
@@ -376,10 +371,6 @@ def _variables(plan: Plan, trail: Trail, name: _Names) -> dict[Place, list[Varia
         row = VariableRow(key, type_text(dtype, v.whole), held, parts[key], v.trainable, slots[key])
         found.setdefault(place, []).append(row)
     return found
-
-
-def type_text(dtype: str, shape: Iterable[int]) -> str:
-    return f"{dtype}[{', '.join(map(str, shape))}]"
 
 
 def _feed_type(plan: Plan, feed: str) -> str:

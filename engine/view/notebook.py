@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
+from typing import Any, Protocol
 
 from rainshed.compiler.plan import Plan
 from rainshed.engine.view import tables
+from rainshed.engine.view.collapse import afar
 from rainshed.engine.view.drawing import Arrow, Box, draw
 from rainshed.engine.view.markup import Markup, el
 from rainshed.engine.view.model import view_of
@@ -25,7 +28,31 @@ def plan_repr_html(plan: Plan) -> str:
     view = view_of(plan)
     colour = dict(zip(plan.machines, colours(len(plan.machines)), strict=True))
     matrix = tables.matrix(view, colour) if plan.transfers and len(plan.machines) <= MATRIX else None
-    return _framed(headline(view), legend(colour), plan_picture(view, colour, clickable=False), matrix)
+    return framed(headline(view), legend(colour), plan_picture(afar(view).view, colour, clickable=False), matrix)
+
+
+class Formatter(Protocol):
+    """IPython's, for one kind of output."""
+
+    def for_type(self, kind: type, show: Callable[[Any], str]) -> Any: ...
+
+
+def show_in_notebooks(formatter: Formatter | None) -> None:
+    """Let plans and graphs show themselves where they are the last line of a cell; nothing to do outside of IPython."""
+    if formatter is not None:
+        formatter.for_type(Plan, plan_repr_html)
+        formatter.for_type(Graph, graph_repr_html)
+
+
+def html_formatter() -> Formatter | None:
+    """That of the running IPython, if this process is one. Plans and graphs lie below this layer and cannot know how they
+    look, so the notebook is told."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is None or shell.display_formatter is None:
+        return None
+    found: Formatter = shell.display_formatter.formatters["text/html"]
+    return found
 
 
 def graph_repr_html(graph: Graph) -> str:
@@ -48,10 +75,10 @@ def graph_repr_html(graph: Graph) -> str:
     inputs, variables = len(graph.inputs), len(graph.variables)
     sizes = [plural(len(graph.nodes()), "node"), plural(inputs, "input"), plural(variables, "variable")]
     loss = [f"trained on {graph.loss}"] if graph.loss else []
-    return _framed(el("p", " · ".join(sizes + loss), class_="rs-soft"), draw(boxes, arrows, "The graph"))
+    return framed(el("p", " · ".join(sizes + loss), class_="rs-soft"), draw(boxes, arrows, "The graph"))
 
 
-def _framed(*parts: Markup | None) -> str:
+def framed(*parts: Markup | None) -> str:
     rows = (el("div", part, style="margin:0 0 18px") for part in parts if part)
     return el("div", el("style", Markup(NOTEBOOK_STYLE)), *rows, class_="rs", style="padding:6px 2px;overflow-x:auto")
 

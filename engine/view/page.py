@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from rainshed.compiler.explain import gathered
 from rainshed.compiler.plan import Plan
 from rainshed.engine.view import tables
-from rainshed.engine.view.details import details
+from rainshed.engine.view.collapse import Afar, afar
+from rainshed.engine.view.details import details, layer_keys
+from rainshed.engine.view.document import document, part
+from rainshed.engine.view.layer_table import layer_table
 from rainshed.engine.view.markup import Child, Markup, el, join, void
 from rainshed.engine.view.model import Measured, PlanView, view_of
 from rainshed.engine.view.picture import plan_picture
-from rainshed.engine.view.style import PAGE_STYLE, SCRIPT
-from rainshed.engine.view.units import bytes_text, colours, count_text, plural, seconds_text
-
-MAX_LEGEND = 16
+from rainshed.engine.view.strips import MANY
+from rainshed.engine.view.units import bytes_text, colours, count_text, plural, ratio_text, seconds_text
 
 
 def plan_html(plan: Plan, *, measured: Measured | None = None, title: str = "Plan") -> str:
@@ -23,33 +25,22 @@ def plan_html(plan: Plan, *, measured: Measured | None = None, title: str = "Pla
     measured  what a run showed, per step: it is put beside what was predicted
     """
     view = view_of(plan)
+    far = afar(view)
     colour = dict(zip(plan.machines, colours(len(plan.machines)), strict=True))
     about = (plural(len(plan.machines), "machine"), f"batch {plan.batch}" if plan.batch else "", f"seed {plan.seed}")
-    body = el(
-        "main",
-        el(
-            "header",
-            el("h1", title),
-            el("p", " · ".join(filter(None, about)), class_="rs-soft rs-sub"),
-        ),
+    body = join(
+        el("header", el("h1", title), el("p", " · ".join(filter(None, about)), class_="rs-soft rs-sub")),
         headline(view, measured),
-        _layers(view, colour),
+        _layers(view, far, colour),
+        _machines_of_layers(view, far),
         _traffic(view, colour),
-        _part("Machines", _machines_lead(measured), tables.machines(view, colour, measured)),
-        _part("The biggest transfers", "What crosses in every step, put together by value and reason.", _moved(view)),
+        _beside(view, measured),
+        part("Machines", _machines_lead(measured), tables.machines(view, colour, measured)),
+        part("The biggest transfers", "What crosses in every step, put together by value and reason.", *_moved(view)),
         _notes(plan),
         el("footer", f"Rainshed plan {plan.hash}", class_="rs-soft"),
-        class_="rs",
     )
-    head = el(
-        "head",
-        void("meta", charset="utf-8"),
-        void("meta", name="viewport", content="width=device-width,initial-scale=1"),
-        el("title", title),
-        el("style", Markup(PAGE_STYLE)),
-    )
-    page = el("html", head, el("body", body, el("script", Markup(SCRIPT))), lang="en")
-    return f"<!doctype html>\n{page}\n"
+    return document(title, body, plan.machines)
 
 
 def headline(view: PlanView, measured: Measured | None = None) -> Markup:
@@ -63,6 +54,7 @@ def headline(view: PlanView, measured: Measured | None = None) -> Markup:
         ("Measured step", seconds_text(seen.step_s), _against(seen.step_s, p.step_s)) if seen.step_s else ("", "", ""),
         ("Lower bound", seconds_text(p.lower_bound_s), None),
         ("Sent per step", bytes_text(p.bytes), _seen(seen.bytes, bytes_text) or f"{p.bytes:,} bytes"),
+        ("Phase balance", ratio_text(view.balance), "1 is perfect") if view.balance is not None else ("", "", ""),
         ("Messages per step", f"{p.messages:,}", _seen(seen.messages, count_text)),
         ("Most memory", bytes_text(p.machines[peak].memory_bytes) if peak else "–", f"on {peak}" if peak else None),
         ("Parameters", count_text(view.parameters), plural(len(_trained(plan)), "variable")),
@@ -87,42 +79,58 @@ def _trained(plan: Plan) -> set[str]:
     return {v.name for p in plan.programs for v in p.variables if v.trainable}
 
 
-def _part(title: str, lead: str, *content: Child) -> Markup:
-    return el("section", el("h2", title), el("p", lead, class_="rs-soft rs-lead"), *content, class_="rs-part")
-
-
 def legend(colour: dict[str, str]) -> Markup | None:
     """Which colour is which machine; nothing for many machines, where the bars' tips say it."""
-    if len(colour) > MAX_LEGEND:
+    if len(colour) > MANY:
         return None
     names = (el("span", el("i", class_="rs-chip", style=f"background:{c}"), m) for m, c in colour.items())
     return el("div", *names, class_="rs-legend")
 
 
-def _layers(view: PlanView, colour: dict[str, str]) -> Markup:
+def _machines_of_layers(view: PlanView, far: Afar) -> Markup:
+    lead = (
+        "Each cell is a machine: how much of a layer it does, against a share with which all would work equally long. "
+        "Phase balance is what the slowest machine does over that share, forward and backward."
+    )
+    return part("Work by layer and machine", lead, layer_table(view, layer_keys(view, far)))
+
+
+def _layers(view: PlanView, far: Afar, colour: dict[str, str]) -> Markup:
     lead = (
         "A bar shows which machines share the work of a layer. Thick arrows cross machines: bytes sent per step, "
         "and below them the size of the values. Choose a layer or a thick arrow to see what is in it."
     )
+    if far.members:
+        count = sum(map(len, far.members.values()))
+        lead += (
+            f" The {count} layers are drawn as {len(far.members)} groups of neighbours: choose one to see its layers."
+        )
     left: list[Child] = []
     if view.backward:
         left.append(void("input", type="checkbox", id="rs-backward", checked="", class_="rs-switch-box"))
         left.append(el("label", "Backward traffic", for_="rs-backward", class_="rs-switch"))
     left.append(legend(colour))
-    left.append(el("div", plan_picture(view, colour, clickable=True), class_="rs-scroll"))
-    side = el("aside", details(view, colour), class_="rs-details")
+    left.append(el("div", plan_picture(far.view, colour, clickable=True), class_="rs-scroll"))
+    side = el("aside", details(view, far, colour), class_="rs-details")
     split = el("div", el("div", *left), side, class_="rs-split")
-    return _part("Layers", lead, split)
+    return part("Layers", lead, split)
 
 
 def _traffic(view: PlanView, colour: dict[str, str]) -> Markup:
     if not view.plan.transfers:
-        return _part("Bytes between machines", "Nothing crosses: all of the plan runs where its values are.")
+        return part("Bytes between machines", "Nothing crosses: all of the plan runs where its values are.")
     most = max(view.plan.bytes_between.values())
     why = el("div", el("h3", "Why they cross"), tables.reasons(view))
     grid = el("div", tables.matrix(view, colour), class_="rs-scroll")
     lead = f"Payload per step; rows send, columns receive. The busiest pair moves {bytes_text(most)}."
-    return _part("Bytes between machines", lead, el("div", grid, why, class_="rs-split rs-even"))
+    return part("Bytes between machines", lead, el("div", grid, why, class_="rs-split rs-even"))
+
+
+def _beside(view: PlanView, measured: Measured | None) -> Markup | None:
+    if measured is None:
+        return None
+    lead = "One step as it was predicted, and the mean of the steps of a run."
+    return part("Predicted beside measured", lead, tables.beside(view, measured))
 
 
 def _machines_lead(measured: Measured | None) -> str:
@@ -131,12 +139,14 @@ def _machines_lead(measured: Measured | None) -> str:
     return "For one step: predicted, and hatched below it what a run showed."
 
 
-def _moved(view: PlanView) -> Markup:
-    return tables.transfers(view.flows) if view.flows else el("p", "None.")
+def _moved(view: PlanView) -> Iterable[Markup | None]:
+    if not view.flows:
+        return (el("p", "None."),)
+    return tables.transfers(view.flows), tables.gathered(gathered(view.plan))
 
 
 def _notes(plan: Plan) -> Markup | None:
     if not plan.notes:
         return None
     rows = (join(el("dt", key), el("dd", text)) for key, text in plan.notes.items())
-    return _part("How the plan was found", "", el("dl", *rows, class_="rs-notes"))
+    return part("How the plan was found", "", el("dl", *rows, class_="rs-notes"))

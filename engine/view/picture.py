@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from rainshed.engine.view.drawing import Arrow, Box, Part, draw, without_keys
 from rainshed.engine.view.markup import Markup
 from rainshed.engine.view.model import Edge, Layer, PlanView
+from rainshed.engine.view.strips import MANY, strip_tip
 from rainshed.engine.view.units import bytes_text, flops_text, percent_text, plural
 
 CRUMB = 0.01  # of all bytes that cross
@@ -29,7 +30,7 @@ def shown_edges(view: PlanView) -> list[tuple[int, Edge]]:
 
 def plan_picture(view: PlanView, colour: Mapping[str, str], *, clickable: bool) -> Markup:
     """The layers as one <svg>; where `clickable`, boxes and arrows carry the keys of their details."""
-    boxes = [_box(layer, f"b{i}", colour) for i, layer in enumerate(view.layers)]
+    boxes = [_box(view, layer, f"b{i}", colour) for i, layer in enumerate(view.layers)]
     index = {layer.place: i for i, layer in enumerate(view.layers)}
     edges = shown_edges(view)
     most = max((*(e.crossing for _, e in edges), *(layer.crossing for layer in view.layers)), default=0)
@@ -78,18 +79,20 @@ def layer_parts(layer: Layer, colour: Mapping[str, str]) -> tuple[Part, ...]:
     )
 
 
-def _box(layer: Layer, key: str, colour: Mapping[str, str]) -> Box:
+def _box(view: PlanView, layer: Layer, key: str, colour: Mapping[str, str]) -> Box:
     kind, name = layer.place
     if kind != "layer":
         return Box(name=name, pill=True, note=layer.type, tip=f"{kind} {name} {layer.type}")
     flops = sum(layer.flops.values())
     inside = f"{bytes_text(layer.crossing)} inside" if layer.crossing else ""
+    many, shares = len(colour) > MANY, view.share_of(layer)
     return Box(
         name=name,
         right=flops_text(flops) if flops else "",
         note=op_summary(layer),
         alarm=inside,
-        bar=layer_parts(layer, colour),
-        tip=name,
+        bar=() if many else layer_parts(layer, colour),
+        strip=tuple(shares) if many else (),
+        tip=f"{name}: {strip_tip(shares, view.plan.machines)}" if many else name,
         key=key,
     )

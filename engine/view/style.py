@@ -76,6 +76,28 @@ _BASE = """
 .rs .rs-small tbody .rs-total { width: auto; padding-left: 8px; font-size: 9px; line-height: 10px; white-space: nowrap }
 .rs .rs-small tfoot th { font-size: 10px; padding-top: 6px }
 .rs .rs-small tfoot td:last-child { font-size: 10px; line-height: 1; padding: 6px 0 0 8px; white-space: nowrap }
+.rs-strip { display: block; width: 100%; height: 9px }
+.rs-graph .rs-strip { width: auto }
+"""
+
+_PAIRS = """
+.rs-side-a { background: var(--rs-fwd) }
+.rs-side-b { background: var(--rs-bwd) }
+.rs .rs-track .rs-side-b { background: var(--rs-bwd) }
+.rs-two .rs-track + .rs-track { margin-top: 2px }
+.rs .rs-two .rs-track { height: 6px }
+.rs .rs-figures td, .rs .rs-figures th { padding-right: 34px }
+.rs-figures td { font-weight: 600 }
+.rs-figures td.rs-soft { font-weight: 400 }
+.rs-pairs { width: 100% }
+.rs .rs-pairs td, .rs .rs-pairs th { padding-top: 3px; padding-bottom: 3px }
+.rs .rs-pairs tbody th { white-space: nowrap }
+.rs .rs-pairs .rs-strip-cell { width: 17%; min-width: 110px; vertical-align: middle }
+.rs-pairs .rs-strip { height: 13px; background: var(--rs-fill) }
+.rs .rs-recut { font-weight: 650 }
+.rs .rs-more { color: var(--rs-bwd) }
+.rs .rs-less { color: var(--rs-soft) }
+.rs-twins { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 28px; align-items: start }
 """
 
 _PAGE = """
@@ -100,6 +122,19 @@ header { margin-bottom: 20px }
 .rs-details dl { display: grid; grid-template-columns: auto 1fr; gap: 1px 16px; margin: 10px 0 0; font-size: 12.5px }
 .rs-details dt { color: var(--rs-soft) }
 .rs-details dd { margin: 0 }
+.rs-link { font: inherit; color: inherit; background: none; border: 0; padding: 0; text-align: left; cursor: pointer;
+  text-decoration: underline; text-decoration-color: var(--rs-rule); text-underline-offset: 3px }
+.rs-link:hover { text-decoration-color: currentColor }
+.rs-details > section > .rs-link { display: block; color: var(--rs-soft); margin-bottom: 8px; font-size: 12px }
+.rs-cell { display: inline-block; width: 16px; height: 9px; margin-right: 6px; border: 1px solid var(--rs-rule) }
+.rs-layers { width: 100% }
+.rs .rs-layers td, .rs .rs-layers th { padding-top: 3px; padding-bottom: 3px }
+.rs .rs-layers tbody th { white-space: nowrap; width: 1%; padding-right: 18px }
+.rs .rs-layers td:nth-child(2) { min-width: 320px; width: 50%; padding-right: 22px; vertical-align: middle }
+.rs-layers .rs-strip { height: 13px; background: var(--rs-fill) }
+.rs-layers .rs-chosen { font-weight: 650 }
+.rs-tall { max-height: 640px; overflow: auto; border: 1px solid var(--rs-rule); border-radius: 8px; padding: 0 14px }
+.rs-tall thead th { position: sticky; top: 0; background: var(--rs-page); z-index: 1; padding-top: 8px }
 .rs-stack { display: flex; height: 9px; gap: 1px; border-radius: 2px; overflow: hidden }
 .rs-stack i { display: block; height: 100% }
 .rs-switch { margin-right: 26px; font-size: 12px; cursor: pointer }
@@ -119,7 +154,7 @@ header { margin-bottom: 20px }
 .rs-bar { display: grid; grid-template-columns: minmax(40px, 1fr) 60px; gap: 0 8px; align-items: center }
 .rs-bar b { font-weight: 500; white-space: nowrap; text-align: right }
 .rs-bar small { font-size: 11.5px; color: var(--rs-soft); white-space: nowrap }
-.rs-bars td:nth-child(3) .rs-bar { grid-template-columns: minmax(40px, 1fr) 60px 68px }
+.rs-bars td:nth-child(2) .rs-bar, .rs-bars td:nth-child(3) .rs-bar { grid-template-columns: minmax(40px, 1fr) 60px 68px }
 .rs .rs-bars td:last-child { padding-right: 0 }
 .rs-bar .rs-seen { background: repeating-linear-gradient(135deg, var(--rs-colour) 0 2px, transparent 2px 4px) }
 .rs-reasons { width: 100% }
@@ -159,33 +194,53 @@ _HEAT = "".join(
     for i in range(1, 11)
 )
 
-NOTEBOOK_STYLE = _BASE + _HEAT
-PAGE_STYLE = _BASE + _HEAT + _PAGE
+# The cells of strips: s1 to s5 up to an even share, o1 to o4 above it.
+_CELLS = "".join(
+    f".rs .rs-{name} {{ fill: {colour}; background-color: {colour} }}\n"
+    for name, colour in (
+        *((f"s{i}", f"color-mix(in srgb, var(--rs-fwd) {4 + 16 * i}%, transparent)") for i in range(1, 6)),
+        *((f"o{i}", f"color-mix(in srgb, var(--rs-bwd) {34 + 16 * i}%, transparent)") for i in range(1, 5)),
+    )
+)
 
-# Shows the details of the box or arrow that is clicked, or chosen with Enter.
+NOTEBOOK_STYLE = _BASE + _HEAT + _CELLS + _PAIRS
+PAGE_STYLE = NOTEBOOK_STYLE + _PAGE
+
+# Shows the details of the box, arrow or name that is clicked, or chosen with Enter; names the machine of a strip's cell.
 SCRIPT = """
 (function () {
-  var graph = document.querySelector('.rs-graph'), panel = document.querySelector('.rs-details');
-  if (!graph || !panel) return;
+  var main = document.querySelector('main'), panel = document.querySelector('.rs-details');
+  if (!main || !panel) return;
+  var names = JSON.parse(main.getAttribute('data-machines') || '[]');
   function choose(item) {
     var key = item.getAttribute('data-key');
     panel.querySelectorAll('[data-for]').forEach(function (section) {
       section.hidden = section.getAttribute('data-for') !== key;
     });
-    graph.querySelectorAll('.rs-chosen').forEach(function (other) { other.classList.remove('rs-chosen'); });
-    item.classList.add('rs-chosen');
+    mark(key);
     panel.scrollTop = 0;
+    if (!panel.contains(item)) panel.scrollIntoView({ block: 'nearest' });
   }
-  graph.addEventListener('click', function (event) {
+  function mark(key) {
+    main.querySelectorAll('.rs-chosen').forEach(function (other) { other.classList.remove('rs-chosen'); });
+    main.querySelectorAll('[data-key="' + key + '"]').forEach(function (item) { item.classList.add('rs-chosen'); });
+  }
+  main.addEventListener('click', function (event) {
     var item = event.target.closest('[data-key]');
     if (item) choose(item);
   });
-  graph.addEventListener('keydown', function (event) {
-    var item = event.target.closest('[data-key]');
+  main.addEventListener('keydown', function (event) {
+    var item = event.target.closest('g[data-key]');
     if (item && (event.key === 'Enter' || event.key === ' ')) { event.preventDefault(); choose(item); }
   });
   var open = panel.querySelector('[data-for]:not([hidden])');
-  var first = open && graph.querySelector('[data-key="' + open.getAttribute('data-for') + '"]');
-  if (first) first.classList.add('rs-chosen');
+  if (open) mark(open.getAttribute('data-for'));
+  main.addEventListener('mousemove', function (event) {
+    var strip = event.target.closest('.rs-strip'), holder = strip && strip.closest('[data-shares]');
+    if (!holder) return;
+    var shares = holder.getAttribute('data-shares').split(' '), box = strip.getBoundingClientRect();
+    var i = Math.min(shares.length - 1, Math.max(0, Math.floor(shares.length * (event.clientX - box.left) / box.width)));
+    holder.title = names[i] + ': ' + shares[i] + ' % of an even share';
+  });
 })();
 """

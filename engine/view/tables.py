@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from rainshed.compiler.explain import BIG_SHARE
 from rainshed.engine.view.markup import Markup, el, join
-from rainshed.engine.view.model import Flow, Measured, PlanView
-from rainshed.engine.view.units import bytes_text, percent_text, plural, scaled, seconds_text
+from rainshed.engine.view.model import Flow, Measured, PlanView, busy_of
+from rainshed.engine.view.strips import MANY
+from rainshed.engine.view.units import bytes_text, count_text, percent_text, plural, ratio_text, scaled, seconds_text
 
 NUMBERED = 12  # up to so many machines the matrix has numbers in its cells
-MANY = 16  # from more machines on, the bars of the calmer ones are folded away
-BUSIEST, TRANSFERS = 8, 20
+BUSIEST = 8
+LISTED = 300  # transfers below the threshold that can be unfolded
+GATHERED = 12  # names in a sentence
 _HEATS = 10
 
 
@@ -89,17 +92,56 @@ def _machine_row(
     mine = view.plan.prediction.machines.get(name)
     seen = measured.of(name) if measured else None
     cells = []
+    busy = busy_of(view.plan, measured, name)
     for _, key, text in _COLUMNS:
         value, found = getattr(mine, key, None), getattr(seen, key, None)
         has = view.memory.get(name) if key == "memory_bytes" else None
         scale = has or scales.get(key) or 1
         bars = []
         if value is not None:
-            bars.append(_bar(value / scale, text(value), colour, f"of {bytes_text(has)}" if has else ""))
+            after = _busy(busy[0]) if key == "compute_s" else f"of {bytes_text(has)}" if has else ""
+            bars.append(_bar(value / scale, text(value), colour, after))
         if found is not None:
-            bars.append(_bar(found / scale, text(found), colour, seen=True))
+            after = _busy(busy[1]) if key == "compute_s" else ""
+            bars.append(_bar(found / scale, text(found), colour, after, seen=True))
         cells.append(el("td", *bars))
     return el("tr", el("th", _chip(colour), name, scope="row"), *cells)
+
+
+def _busy(share: float | None) -> str:
+    return "" if share is None else f"{percent_text(share)} busy"
+
+
+def beside(view: PlanView, measured: Measured) -> Markup:
+    """The figures of a step: predicted, measured, and the second over the first."""
+    p, plan = view.plan.prediction, view.plan
+    busy = [busy_of(plan, measured, m) for m in plan.machines]
+    expected, seen = _mean(a for a, _ in busy), _mean(b for _, b in busy)
+    facts: Iterable[tuple[str, float | None, float | None, Callable[[float], str]]] = (
+        ("step", p.step_s, measured.step_s, seconds_text),
+        ("sent", p.bytes, measured.bytes, bytes_text),
+        ("messages", p.messages, measured.messages, count_text),
+        ("busy, mean of machines", expected, seen, percent_text),
+    )
+    rows = [
+        el(
+            "tr",
+            el("th", name, scope="row"),
+            el("td", "–" if a is None else text(a), class_="rs-num"),
+            el("td", text(b), class_="rs-num"),
+            el("td", ratio_text(b / a) if a else "", class_="rs-num rs-soft"),
+        )
+        for name, a, b, text in facts
+        if b is not None
+    ]
+    titles = ("", "predicted", "measured", "ratio")
+    head = el("thead", el("tr", *(el("th", t, class_="rs-num" if t else None) for t in titles)))
+    return el("table", head, el("tbody", *rows), class_="rs-figures")
+
+
+def _mean(shares: Iterable[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _bar(share: float, text: str, colour: str, after: str = "", *, seen: bool = False) -> Markup:
@@ -116,13 +158,23 @@ def _bar(share: float, text: str, colour: str, after: str = "", *, seen: bool = 
     )
 
 
+_REASONS: Mapping[str, str] = {
+    "partial sum": "a sum whose parts several machines have computed",
+    "weight": "a part of a variable, to a machine that reads but does not own it",
+    "halo or part": "the region that a tile reads beyond what its machine has",
+    "gradient part": "the same of a gradient",
+    "activation": "a tile that another machine reads whole",
+    "gradient": "the same of a gradient",
+}
+
+
 def reasons(view: PlanView) -> Markup:
     """Why bytes cross: the share of each reason."""
     total = sum(view.reasons.values())
     rows = [
         el(
             "tr",
-            el("th", reason, scope="row"),
+            el("th", reason, scope="row", title=_REASONS.get(reason)),
             el("td", el("span", el("i", style=f"width:{100 * nbytes / total:.2f}%"), class_="rs-track")),
             el("td", bytes_text(nbytes), class_="rs-num", title=f"{nbytes:,} bytes"),
             el("td", percent_text(nbytes / total), class_="rs-num rs-soft"),
@@ -133,15 +185,39 @@ def reasons(view: PlanView) -> Markup:
     return el("table", el("tbody", *rows), class_="rs-reasons")
 
 
-def transfers(flows: Iterable[Flow]) -> Markup:
-    """The biggest transfers, those of one value for one reason in one row."""
-    all_ = list(flows)
-    most = max((f.nbytes for f in all_), default=0) or 1
+def transfers(flows: Sequence[Flow]) -> Markup:
+    """What crosses, the transfers of one value for one reason in one row. All rows from a share of BIG_SHARE up are shown;
+    the others can be unfolded."""
+    total = sum(f.nbytes for f in flows)
+    least = BIG_SHARE * total
+    big, small = [f for f in flows if f.nbytes >= least], [f for f in flows if f.nbytes < least]
+    held = percent_text(sum(f.nbytes for f in big) / total) if total else "nothing"
+    told = (
+        f"All rows of {bytes_text(least)} and more, {percent_text(BIG_SHARE)} of the bytes of a step: {held} of them."
+    )
+    rest = bytes_text(sum(f.nbytes for f in small))
+    left = small[LISTED:]
+    more = f"and {plural(len(left), 'row')} of {bytes_text(sum(f.nbytes for f in left))} in all"
+    return join(
+        el("p", told, class_="rs-soft rs-lead"),
+        _flow_rows(big, flows[0].nbytes),
+        el(
+            "details",
+            el("summary", f"{plural(len(small), 'smaller row')} with {rest}"),
+            _flow_rows(small[:LISTED], flows[0].nbytes),
+            el("p", more, class_="rs-soft") if left else None,
+        )
+        if small
+        else None,
+    )
+
+
+def _flow_rows(flows: Iterable[Flow], most: int) -> Markup:
     rows = [
         el(
             "tr",
             el("td", f.of),
-            el("td", f.reason),
+            el("td", f.reason, title=_REASONS.get(f.reason)),
             el("td", _way(f)),
             el("td", "backward" if f.backward else "forward", class_="rs-bwd" if f.backward else None),
             el("td", f"{f.messages:,}", class_="rs-num"),
@@ -149,16 +225,19 @@ def transfers(flows: Iterable[Flow]) -> Markup:
             el("td", el("span", el("i", style=f"width:{100 * f.nbytes / most:.2f}%"), class_="rs-track")),
             el("td", bytes_text(f.nbytes), class_="rs-num", title=f"{f.nbytes:,} bytes"),
         )
-        for f in all_[:TRANSFERS]
+        for f in flows
     ]
     heads = ("value", "reason", "layers", "pass", "messages", "the largest", "", "bytes")
     head = el("tr", *(el("th", h, class_="rs-num" if h in ("messages", "bytes") else None) for h in heads))
-    left = all_[TRANSFERS:]
-    rest = f"{plural(len(left), 'smaller row')} with {bytes_text(sum(f.nbytes for f in left))} not shown"
-    return join(
-        el("table", el("thead", head), el("tbody", *rows), class_="rs-wide"),
-        el("p", rest, class_="rs-soft") if left else None,
-    )
+    return el("table", el("thead", head), el("tbody", *rows), class_="rs-wide")
+
+
+def gathered(names: Sequence[str]) -> Markup | None:
+    """A sentence on what goes whole to several machines."""
+    if not names:
+        return None
+    some = ", ".join(names[:GATHERED]) + (f" and {len(names) - GATHERED} more" if len(names) > GATHERED else "")
+    return el("p", f"Goes whole to several machines, whose ops there need all of it: {some}.", class_="rs-lead")
 
 
 def _way(flow: Flow) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from rainshed.compiler.plan import Plan
+from rainshed.engine.view.collapse import afar
 from rainshed.engine.view.model import Layer, Measured, PlanView, view_of
 from rainshed.engine.view.picture import op_summary, shown_edges
+from rainshed.engine.view.terminal import coloured, columns_table, heading, name_text, rendered
 from rainshed.engine.view.units import (
     bytes_text,
     colours,
@@ -39,50 +37,19 @@ def plan_text(plan: Plan, width: int = 100, *, measured: Measured | None = None,
     measured  what a run showed, per step
     colour    None: colours if stdout is a terminal and NO_COLOR is not set
     """
-    if colour is None:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    colour = coloured(colour)
     view = view_of(plan)
+    far = afar(view).view
     shades = dict(zip(plan.machines, colours(len(plan.machines)), strict=True))
-    parts: list[RenderableType] = [_headline(view, measured), _layers(view, shades, colour)]
+    parts: list[RenderableType] = [_headline(view, measured), _layers(far, shades, colour)]
     if plan.transfers:
-        parts += [_edges(view), _matrix(view) if len(plan.machines) <= MATRIX else _pairs(view)]
+        parts += [_edges(far), _matrix(view) if len(plan.machines) <= MATRIX else _pairs(view)]
     parts.append(_machines(view, shades, measured))
     if plan.transfers:
         parts.append(_transfers(view))
     if plan.notes:
         parts.append(_notes(plan))
     return rendered(Group(*parts), width, colour)
-
-
-def rendered(what: RenderableType, width: int, colour: bool) -> str:
-    """What rich would print on a terminal of this width."""
-    stream = io.StringIO()
-    console = Console(
-        file=stream,
-        width=max(40, width),
-        force_terminal=colour,
-        no_color=not colour,
-        color_system="truecolor" if colour else None,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        legacy_windows=False,
-    )
-    console.print(what)
-    lines = stream.getvalue().splitlines()
-    return "\n".join(line.rstrip() for line in lines).strip("\n") + "\n"
-
-
-def _heading(title: str) -> Text:
-    return Text(f"\n{title}", style="bold")
-
-
-def _table(*columns: str, numbers: Iterable[str] = ()) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="dim", show_edge=False)
-    for column in columns:
-        number = column in numbers
-        table.add_column(Text(column), justify="right" if number else "left", no_wrap=number, overflow="ellipsis")
-    return table
 
 
 def _headline(view: PlanView, measured: Measured | None) -> RenderableType:
@@ -102,22 +69,20 @@ def _headline(view: PlanView, measured: Measured | None) -> RenderableType:
 
 
 def _layers(view: PlanView, shades: Mapping[str, str], colour: bool) -> RenderableType:
-    table = _table("layer", "machines", "compute", "crosses inside", "ops", numbers=("compute", "crosses inside"))
+    table = columns_table(
+        "layer", "machines", "compute", "crosses inside", "ops", numbers=("compute", "crosses inside")
+    )
     for layer in view.layers:
         if layer.place.kind == "layer":
             flops = sum(layer.flops.values())
             table.add_row(
-                _name(layer.place.name),
+                name_text(layer.place.name),
                 _share_bar(layer, shades, colour),
                 flops_text(flops) if flops else "",
                 bytes_text(layer.crossing) if layer.crossing else "",
                 Text(cut(printable(op_summary(layer)), 40), "dim"),
             )
-    return Group(_heading("Layers"), _legend(shades, colour), table)
-
-
-def _name(text: str) -> Text:
-    return Text(shortened(printable(text), 28))
+    return Group(heading("Layers"), _legend(shades, colour), table)
 
 
 def _legend(shades: Mapping[str, str], colour: bool) -> Text:
@@ -148,33 +113,33 @@ def _share_bar(layer: Layer, shades: Mapping[str, str], colour: bool) -> Text:
 
 
 def _edges(view: PlanView) -> RenderableType:
-    table = _table("from", "to", "pass", "crosses", "of", "messages", numbers=("crosses", "of", "messages"))
+    table = columns_table("from", "to", "pass", "crosses", "of", "messages", numbers=("crosses", "of", "messages"))
     for _, e in shown_edges(view):
         if e.crossing:
             shade = BACKWARD if e.backward else FORWARD
             table.add_row(
-                _name(e.source.name),
-                _name(e.target.name),
+                name_text(e.source.name),
+                name_text(e.target.name),
                 Text("backward" if e.backward else "forward", shade),
                 Text(bytes_text(e.crossing), f"bold {shade}"),
                 bytes_text(e.nbytes) if e.nbytes else "",
                 f"{e.messages:,}",
             )
-    return Group(_heading("Between layers, across machines"), table)
+    return Group(heading("Between layers, across machines"), table)
 
 
 def _matrix(view: PlanView) -> RenderableType:
     names, between = view.plan.machines, view.plan.bytes_between
     most = max(between.values(), default=0) or 1
     labels = [printable(m) for m in names]
-    table = _table("from \\ to", *labels, "sends", numbers=(*labels, "sends"))
+    table = columns_table("from \\ to", *labels, "sends", numbers=(*labels, "sends"))
     for a in names:
         cells = [(between.get((a, b), 0), a == b) for b in names]
         texts = [Text("·" if own else bytes_text(n) if n else "", _heat(n / most)) for n, own in cells]
-        table.add_row(_name(a), *texts, Text(bytes_text(sum(n for n, _ in cells)), "dim"))
+        table.add_row(name_text(a), *texts, Text(bytes_text(sum(n for n, _ in cells)), "dim"))
     into = [Text(bytes_text(sum(between.get((a, b), 0) for a in names)), "dim") for b in names]
     table.add_row(Text("receives", "dim"), *into, Text(bytes_text(sum(between.values())), "dim"))
-    return Group(_heading("Bytes per step between machines"), table)
+    return Group(heading("Bytes per step between machines"), table)
 
 
 def _heat(share: float) -> str:
@@ -184,10 +149,10 @@ def _heat(share: float) -> str:
 def _pairs(view: PlanView) -> RenderableType:
     between = view.plan.bytes_between
     ordered = sorted(between.items(), key=lambda item: -item[1])
-    table = _table("from", "to", "bytes", numbers=("bytes",))
+    table = columns_table("from", "to", "bytes", numbers=("bytes",))
     for (a, b), nbytes in ordered[:PAIRS]:
-        table.add_row(_name(a), _name(b), bytes_text(nbytes))
-    parts: list[RenderableType] = [_heading("Bytes per step between machines: the busiest pairs"), table]
+        table.add_row(name_text(a), name_text(b), bytes_text(nbytes))
+    parts: list[RenderableType] = [heading("Bytes per step between machines: the busiest pairs"), table]
     if len(ordered) > PAIRS:
         rest = sum(n for _, n in ordered[PAIRS:])
         parts.append(Text(f"and {len(ordered) - PAIRS:,} more pairs with {bytes_text(rest)}", "dim"))
@@ -203,7 +168,7 @@ def _machines(view: PlanView, shades: Mapping[str, str], measured: Measured | No
         ("sends", "bytes_out", bytes_text),
     )
     titles = [title for title, _, _ in columns]
-    table = _table("machine", "", *titles, numbers=titles)
+    table = columns_table("machine", "", *titles, numbers=titles)
     names = sorted(predicted, key=lambda m: -predicted[m].compute_s)
     most = (predicted[names[0]].compute_s if names else 0) or 1
     shown = [m for m in view.plan.machines if m in predicted]
@@ -216,8 +181,8 @@ def _machines(view: PlanView, shades: Mapping[str, str], measured: Measured | No
             cell = text(getattr(predicted[m], key))
             found = getattr(measured.of(m), key) if measured else None
             cells.append(cell if found is None else f"{cell}\n{text(found)} *")
-        table.add_row(_name(m), bar, *cells)
-    parts: list[RenderableType] = [_heading("Machines"), table]
+        table.add_row(name_text(m), bar, *cells)
+    parts: list[RenderableType] = [heading("Machines"), table]
     if measured:
         parts.append(Text("* measured", "dim"))
     if len(shown) < len(predicted):
@@ -227,16 +192,18 @@ def _machines(view: PlanView, shades: Mapping[str, str], measured: Measured | No
 
 
 def _transfers(view: PlanView) -> RenderableType:
-    table = _table("value", "reason", "layers", "messages", "bytes", numbers=("messages", "bytes"))
+    table = columns_table("value", "reason", "layers", "messages", "bytes", numbers=("messages", "bytes"))
     for f in view.flows[:TRANSFERS]:
         way = f.source.name if f.source == f.target else f"{f.source.name} -> {f.target.name}"
         reason = Text(printable(f.reason), BACKWARD if f.backward else "")
-        table.add_row(_name(f.of), reason, Text(shortened(printable(way), 40)), f"{f.messages:,}", bytes_text(f.nbytes))
-    return Group(_heading("The biggest transfers"), table)
+        table.add_row(
+            name_text(f.of), reason, Text(shortened(printable(way), 40)), f"{f.messages:,}", bytes_text(f.nbytes)
+        )
+    return Group(heading("The biggest transfers"), table)
 
 
 def _notes(plan: Plan) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2), show_header=False)
     for key, text in plan.notes.items():
         table.add_row(Text(printable(key), "dim"), Text(printable(text, lines=True)))
-    return Group(_heading("How the plan was found"), table)
+    return Group(heading("How the plan was found"), table)

@@ -51,6 +51,21 @@ def percent_text(share: float) -> str:
     return "<1 %" if 0 < share < 0.005 else f"{share * 100:.0f} %"
 
 
+def change_text(ratio: float) -> str:
+    """By how much something is other than before: "+0.4 %", "-37 %", from threefold on "x 3.67"."""
+    if ratio >= 3:
+        return f"x {ratio_text(ratio)}"
+    percent = 100 * (ratio - 1)
+    if -99.95 < percent < -98.95:
+        return f"{percent:.1f} %"
+    return f"{percent:+.0f} %" if abs(percent) >= 9.95 else f"{percent:+.1f} %"
+
+
+def ratio_text(ratio: float) -> str:
+    """1.04, 12.3, 140: three digits, as a factor."""
+    return f"{ratio:.2f}" if abs(ratio) < 9.95 else f"{ratio:,.1f}" if abs(ratio) < 99.5 else f"{ratio:,.0f}"
+
+
 def plural(count: int, word: str) -> str:
     return f"{count:,} {word}" + ("" if count == 1 else "s")
 

@@ -4,7 +4,7 @@ import pytest
 
 from rainshed.compiler.machines import Cluster, Link, Machine, Unit
 from rainshed.compiler.plan import ARENA, KEPT, Assign, Program, Recv, Run, Send, Value
-from rainshed.compiler.timing import step_seconds
+from rainshed.compiler.timing import step_seconds, step_spans
 
 FREE = {"message_s": 0.0, "message_bytes_per_s": 1e30, "overhead_s": 0.0}
 SLOW = {"message_s": 0.5, "message_bytes_per_s": 1000.0, "overhead_s": 0.0}
@@ -108,3 +108,18 @@ def test_a_variable_that_gets_its_value_is_copied() -> None:
     values = (Value(dtype="f32", shape=(250,), place=KEPT), Value(dtype="f32", shape=(250,), place=ARENA, offset=0))
     p = Program(machine="m0", values=values, instructions=(run(1.0, (0,), 1), Assign(0, 1)))
     assert step_seconds((p,), machines({"bytes_per_s": 1000.0})) == 1 + 2
+
+
+@pytest.mark.parametrize("nbytes", [1000, LARGE])
+def test_spans_tell_when_everything_happens(nbytes: int) -> None:
+    """A kernel, its message and a reader of it, one after the other; the step ends with the last of them."""
+    sender = program("m0", run(1.0), Send(0, 0, "m1"), nbytes=nbytes)
+    receiver = program("m1", Recv(0, 0, "m0"), run(2.0, (0,), 1), nbytes=nbytes)
+    cluster = machines({}, {})
+    spans = {(s.machine, s.instruction): s for s in step_spans((sender, receiver), cluster)}
+    wire = nbytes / 1000
+    assert spans["m0", 0][2:] == (0.0, 1.0)
+    assert spans["m0", 1].start_s == spans["m1", 0].start_s == 1.0
+    assert spans["m1", 0].end_s == pytest.approx(1.0 + wire + 0.25)
+    assert spans["m1", 1][2:] == pytest.approx((1.25 + wire, 3.25 + wire))
+    assert max(s.end_s for s in spans.values()) == step_seconds((sender, receiver), cluster)

@@ -207,6 +207,27 @@ def test_compile_show_run(program, tmp_path, capsys):
     counted = {(row["from"], row["to"]): row["bytes"] for row in found["bytes_between"]}
     assert counted == {(row["from"], row["to"]): 3 * row["bytes"] for row in figures["bytes_between"]}
     assert found["step_s"]["predicted"] == figures["step_s"] and found["step_s"]["measured"] > 0
+    assert found["messages"]["predicted"] == found["messages"]["measured"] == figures["messages"]
+    assert found["bytes"]["ratio"] == 1
+    for machine in ("m0", "m1"):
+        busy = found["machines"][machine]["busy"]
+        assert 0 < busy["predicted"] <= 1 and busy["ratio"] == busy["measured"] / busy["predicted"]
+
+
+def test_compare(program, tmp_path, capsys):
+    files = tmp_path / "features.json", tmp_path / "one.json", tmp_path / "old" / "one.json"
+    files[2].parent.mkdir()
+    for file, machines in zip(files, (2, 1, 3), strict=True):
+        run(capsys, "compile", f"{program}:build", "--machines", machines, "--strategy", "features", "-o", file)
+    out, _ = run(capsys, "compare", *files[:2])
+    assert "features beside one" in out and "number of machines" in out and max(map(len, out.splitlines())) <= 100
+    out, err = run(capsys, "compare", *files[1:], "-o", tmp_path / "c.html", "--json")
+    found = json.loads(out)
+    assert found["figures"]["machines"] == {"a": 1, "b": 3, "ratio": 3} and "c.html" in err
+    assert [side["name"] for side in found["plans"].values()] == ["one.json", "old/one.json"]
+    assert (tmp_path / "c.html").read_text().startswith("<!doctype html>")
+    assert "They are the same plan" in run(capsys, "compare", files[0], files[0])[0]
+    run(capsys, "compare", files[0], tmp_path / "none.json", code=REFUSED)
 
 
 def test_run_refuses_what_does_not_fit(program, tmp_path, capsys):
@@ -263,9 +284,11 @@ def test_train_downpour_and_go_on_with_others(program, data, tmp_path, capsys):
     words = ["train", f"{program}:build", "--data", data, "--backend", "threads", "--json", "--quiet"]
     keep = ["--checkpoint", tmp_path / "checkpoints", "--checkpoint-every", 8]
     method = ["--method", "downpour", "--replicas", 2, "--servers", 2, "--machines", 2, "--warm-start", 4]
+    method += ["--strategy", "features"]
     out, _ = run(capsys, *words, *keep, *method, "--steps", 20, "--page", tmp_path / "p.html")
     found = json.loads(out)
     assert found["steps"] == 20 and found["pushes"] == found["applied"] > 0
+    assert found["step"]["bytes"]["ratio"] == 1 and found["step"]["step_s"]["measured"] > 0
     assert "Predicted step" in (tmp_path / "p.html").read_text()
     out, _ = run(capsys, *words, *keep, "--steps", 30, "--resume", "--machines", 3)
     assert json.loads(out)["steps"] == 10

@@ -111,6 +111,7 @@ def test_a_short_demo(tmp_path):
     assert found["steps"] == 120 and found["seconds"] > found["train_seconds"] > 0
     assert found["pushes"] == found["applied"] > 0 and found["bytes_sent"] > 120 * found["bytes_per_step"]
     assert found["measured_bytes_per_step"] == found["bytes_per_step"]
+    assert found["step"]["bytes"]["ratio"] == 1 and found["step"]["machines"]["m0"]["busy"]["measured"] > 0
     assert len(set(found["pids"])) == 1 + 2 * 4 + 2
     assert set(found["processes"]) == {"coordinator", "s0", "s1"} | {f"r{r}/m{m}" for r in range(2) for m in range(4)}
     assert not any(alive(pid) for pid in found["pids"])
@@ -119,7 +120,8 @@ def test_a_short_demo(tmp_path):
     assert "Measured step" in page and "4 machines" in page
     events = json.loads((tmp_path / "new" / "trace.json").read_text())["traceEvents"]
     assert {e["args"]["name"] for e in events if e["name"] == "process_name"} == {
-        f"r{r}/m{m}" for r in range(2) for m in range(4)
+        *(f"r{r}/m{m}" for r in range(2) for m in range(4)),
+        *(f"r0/m{m} predicted" for m in range(4)),
     }
     assert {e["ph"] for e in events} >= {"X", "s", "f", "C"}
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["plan.html", "trace.json"]

@@ -83,7 +83,9 @@ def test_a_trace_tells_what_each_machine_computed(tmp_path):
         measured = session.measured()
     found = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert len(found) == events
-    assert {e["args"]["name"] for e in found if e["name"] == "process_name"} == {"m0", "m1"}
+    assert {e["args"]["name"] for e in found if e["name"] == "process_name"} == {
+        f"{m}{kind}" for m in ("m0", "m1") for kind in ("", " predicted")
+    }
     seen = [measured.of(m) for m in ("m0", "m1")]
     assert all(m.compute_s is not None and m.compute_s > 0 for m in seen)
     assert math.isclose(sum(m.bytes_out or 0 for m in seen), session.plan.prediction.bytes)
