@@ -231,7 +231,7 @@ class _Builder:
         return self._done()
 
     def _grid(self, node: Node) -> Cut:
-        access = node.access
+        access = _apart(node.access)
         shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
         main = max(
             (i for i in node.inputs if i in self.cut and isinstance(i.type, TensorType)),
@@ -456,6 +456,15 @@ class _Builder:
             ),
             cuts=self.cut,
         )
+
+
+def _apart(access: Access) -> Access:
+    """An access of which every two tiles give the same part of the result, or parts that do not overlap."""
+    shared = {r.axis for r in access.output if r.axis is not None and access.axes[r.axis].role == "sum"}
+    if not shared:
+        return access
+    axes = tuple(replace(axis, role="whole") if i in shared else axis for i, axis in enumerate(access.axes))
+    return replace(access, axes=axes)
 
 
 def _regions(cut: Cut, i: int) -> tuple[Box, ...]:

@@ -35,17 +35,18 @@ class Problem:
 def solve(problem: Problem, start: Sequence[int]) -> tuple[int, ...]:
     """A choice that costs no more than `start`; the cheapest of all, if the tables stay small."""
     best = list(start)
-    order, held = _order(problem, frozenset())
+    alone = frozenset(i for i, u in enumerate(problem.unary) if len(u) == 1)  # nothing to choose: no axis of a table
+    order, held = _order(problem, frozenset(), alone)
     if not held:
-        return tuple(_exact(problem, best, order, frozenset()))
+        return tuple(_exact(problem, best, order, alone))
     best = _descend(problem, best)
     for turn in range(ROUNDS):
-        new = _exact(problem, best, order, held)
+        new = _exact(problem, best, order, held | alone)
         if problem.cost(new) < problem.cost(best) * (1 - 1e-12):
             best = _descend(problem, new)
         elif turn:
             break
-        order, held = _order(problem, held)
+        order, held = _order(problem, held, alone)
     return tuple(best)
 
 
@@ -75,14 +76,14 @@ def _neighbours(problem: Problem) -> list[set[int]]:
     return near
 
 
-def _order(problem: Problem, avoid: frozenset[int]) -> tuple[list[int], frozenset[int]]:
+def _order(problem: Problem, avoid: frozenset[int], alone: frozenset[int]) -> tuple[list[int], frozenset[int]]:
     """An order of elimination by smallest table first, and the variables that have to be held to keep the tables small.
 
     Variables of `avoid`, which were held before, are held again only if there is no other.
     """
-    near = _neighbours(problem)
+    near = [beside - alone for beside in _neighbours(problem)]
     size = [len(u) for u in problem.unary]
-    left = set(range(len(size)))
+    left = set(range(len(size))) - alone
     table = {i: _table(i, near, size) for i in left}
     heap = [(table[i], i) for i in left]
     heapq.heapify(heap)

@@ -16,7 +16,7 @@ from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition import Aim, place_tiles
 from rainshed.ops.ir import Graph, Node
-from rainshed.ops.types import fixed
+from rainshed.ops.types import TupleType, fixed
 
 PER_MACHINE = (
     9  # tiles of a heavy layer for each machine: enough to follow uneven speeds and borders that are not straight
@@ -44,6 +44,10 @@ def layouts_of(tiles: Tiling, home: np.ndarray) -> dict[Node, Layout]:
     found: dict[Node, Layout] = {}
     wanted: dict[Node, Layout | None] = {}
     for node, cut in tiles.cuts.items():
+        if any(isinstance(value.type, TupleType) for value in node.inputs):  # a tuple does not travel: it is taken apart where it is
+            (whole,) = found[node.inputs[0]].homes
+            found[node] = Layout((1,) * len(cut.access.axes), (whole,))
+            continue
         own = home[tiles.tasks.vertex[cut.first : cut.first + len(cut.tiles)]]
         found[node] = joined(cut.access, cut.tiles, own.tolist())
         for i, value in enumerate(node.inputs):
