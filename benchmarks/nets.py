@@ -6,8 +6,13 @@ Another network is one more row of NETS: a name, and a function without argument
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from onnx.backend.test import data
 
 import rainshed as rs
+import rainshed.onnx
 from rainshed.ops.ir import Graph, Node
 
 
@@ -59,4 +64,17 @@ def _classified(logits: Node, batch: int) -> Graph:
     return rs.graph(loss=rs.mean(rs.softmax_cross_entropy(logits, label))).bind(batch=batch)
 
 
-NETS: Mapping[str, Callable[[], Graph]] = {"local3": local3, "speech42": speech42, "lstm": lstm, "conv": conv}
+def shipped(name: str, batch: int = 4) -> Graph:
+    """A network of the onnx wheel, with the mean square of its scores as the loss. Needs the extra [onnx]."""
+    model = rs.onnx.load(Path(next(iter(data.__path__))) / "light" / f"light_{name}.onnx", batch=batch)
+    return rs.graph(loss=rs.mean(rs.square(next(iter(model.outputs.values())))))
+
+
+NETS: Mapping[str, Callable[[], Graph]] = {
+    "local3": local3,
+    "speech42": speech42,
+    "lstm": lstm,
+    "conv": conv,
+    "resnet50": partial(shipped, "resnet50"),
+    "densenet121": partial(shipped, "densenet121"),
+}

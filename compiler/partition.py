@@ -10,12 +10,13 @@ import numpy as np
 from rainshed.compiler.atoms import Tiling
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.refine import KICKS, Task, contract, crossing, excess, loads, refine
-from rainshed.compiler.seeds import bisected, blocks, columns, layers_in_turn, machine_grids
+from rainshed.compiler.seeds import bisected, blocks, columns, earliest_finish, layers_in_turn, machine_grids
 from rainshed.compiler.simulate_tiles import Rates, simulate_tiles
 
 BALANCE = 1.10  # a machine's share of a heavy layer's work, over the even share, may be this
 COLUMN_KICKS = 200  # columns are few
 KEPT = 4  # seeds that are refined
+NEARLY = 0.02  # over its cap a seed may be: refinement brings it back
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Aim:
     """What counts: the fewest bytes under the caps, or the shortest simulated step among what is found.
 
     phases  whether each heavy layer is balanced by itself, or only all work together
+    slack   with `by_step`: how many times the fewest bytes a placement with a shorter step may move
     """
 
     balance: float = BALANCE
@@ -30,6 +32,7 @@ class Aim:
     kicks: int = KICKS
     seed: int = 0
     by_step: bool = False
+    slack: float = 1.1
     starts: Mapping[str, np.ndarray] = field(default_factory=dict, hash=False, compare=False)  # beside our own
 
 
@@ -82,33 +85,51 @@ def place_tiles(tiling: Tiling, cluster: Cluster, aim: Aim, fixed: np.ndarray | 
     """The best placement found. Deterministic: the same arguments give the same placement."""
     task = task_of(tiling, cluster, aim, fixed)
     seeds = {**aim.starts, **starts_of(tiling, cluster)}
-    scored = sorted((excess(task, home) > 0.02, crossing(task, home), name) for name, home in seeds.items())
-    joined = columns(tiling)
-    if joined is not None:
-        of, count = joined
-        coarse = contract(task, of, count)
-        for _, _, name in scored[:3]:
-            home = np.zeros(count, np.int64)
-            home[of] = seeds[name]
-            home = refine(coarse, home, seed=aim.seed, kicks=COLUMN_KICKS)
-            seeds[f"columns of {name}"] = home[of]
-        scored = sorted((excess(task, home) > 0.02, crossing(task, home), name) for name, home in seeds.items())
-    chosen, seen = [], set()
-    for _, nbytes, name in scored:
-        if nbytes not in seen and len(chosen) < KEPT:
-            seen.add(nbytes)
-            chosen.append(name)
-    found = []
-    for name in chosen:
+    seeds |= _column_seeds(tiling, task, seeds, aim)
+    found: list[Placement] = []
+    for name in _cheapest(task, seeds, KEPT):
         short = refine(task, seeds[name], seed=aim.seed, kicks=0)
         found.append(measure(tiling, task, cluster, short, name))
-    found.sort(key=lambda p: (p.excess > 0, p.nbytes))
-    best = found[0]
-    long = refine(task, best.home, seed=aim.seed, kicks=aim.kicks)
-    found.insert(0, measure(tiling, task, cluster, long, best.start))
-    if aim.by_step:
-        return min(found, key=lambda p: (p.excess > 0, p.step_s, p.nbytes))
-    return min(found, key=lambda p: (p.excess > 0, p.nbytes, p.step_s))
+        if aim.by_step and not (fixed is not None and (fixed >= 0).any()):
+            found.append(measure(tiling, task, cluster, seeds[name], name))
+    if aim.kicks:
+        best = min(found, key=lambda p: (p.excess > 0, p.nbytes))
+        long = refine(task, best.home, seed=aim.seed, kicks=aim.kicks)
+        found.append(measure(tiling, task, cluster, long, best.start))
+    return _chosen(found, aim)
+
+
+def _chosen(found: list[Placement], aim: Aim) -> Placement:
+    """The fewest bytes; or, of those that keep the caps and move little more, the shortest step."""
+    least = min(found, key=lambda p: (p.excess > 0, p.nbytes, p.step_s))
+    if not aim.by_step:
+        return least
+    near = [p for p in found if (p.excess > 0) == (least.excess > 0) and p.nbytes <= aim.slack * least.nbytes]
+    return min(near, key=lambda p: (p.step_s, p.nbytes))
+
+
+def _cheapest(task: Task, seeds: Mapping[str, np.ndarray], count: int) -> list[str]:
+    """The names of some seeds with different costs, those that nearly keep the caps first, then by bytes."""
+    scored = sorted((excess(task, home) > NEARLY, crossing(task, home), name) for name, home in seeds.items())
+    distinct: dict[int, str] = {}
+    for _, nbytes, name in scored:
+        distinct.setdefault(nbytes, name)
+    return list(distinct.values())[:count]
+
+
+def _column_seeds(tiling: Tiling, task: Task, seeds: Mapping[str, np.ndarray], aim: Aim) -> dict[str, np.ndarray]:
+    """Columns of tiles at one place of every layer, placed like the best seeds and refined as one; none where places differ."""
+    joined = columns(tiling)
+    if joined is None:
+        return {}
+    of, count = joined
+    coarse = contract(task, of, count)
+    found = {}
+    for name in _cheapest(task, seeds, 3):
+        home = np.zeros(count, np.int64)
+        home[of] = seeds[name]
+        found[f"columns of {name}"] = refine(coarse, home, seed=aim.seed, kicks=min(COLUMN_KICKS, 20 * aim.kicks))[of]
+    return found
 
 
 def starts_of(tiling: Tiling, cluster: Cluster) -> dict[str, np.ndarray]:
@@ -120,7 +141,9 @@ def starts_of(tiling: Tiling, cluster: Cluster) -> dict[str, np.ndarray]:
         found = {f"blocks {'x'.join(map(str, grid))}": blocks(tiling, grid) for grid in machine_grids(machines)}
     found |= {f"bisected {d}": bisected(tiling, speed, d) for d in range(3)}
     found["layers"] = layers_in_turn(tiling, speed)
-    return found
+    found["earliest"] = earliest_finish(tiling, speed, 1 / cluster.default_link.bytes_per_s)
+    distinct: dict[bytes, str] = {}
+    return {name: home for name, home in found.items() if distinct.setdefault(home.tobytes(), name) == name}
 
 
 def measure(tiling: Tiling, task: Task, cluster: Cluster, home: np.ndarray, start: str) -> Placement:

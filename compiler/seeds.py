@@ -76,6 +76,35 @@ def _bisect(
     _bisect(tiling, members[order[cut == 1]], right, speed, first, home)
 
 
+def earliest_finish(tiling: Tiling, speed: np.ndarray, seconds_per_byte: float) -> np.ndarray:
+    """Each vertex, in the order of the graph, on the machine where it is done first, what it reads having come there.
+
+    Source  list scheduling to the earliest finish: Topcuoglu et al. 2002 (HEFT); m-ETF of Jeon et al., Baechi, SoCC 2020
+    """
+    tasks = tiling.tasks
+    home = np.full(tiling.vertices, -1, np.int64)
+    clock, done = np.zeros(len(speed)), np.zeros(len(tasks.vertex))
+    reads: list[list[tuple[int, float]]] = [[] for _ in tasks.vertex]
+    for i, maker in enumerate(tasks.maker.tolist()):
+        if maker >= 0:
+            for reader in tasks.readers[tasks.starts[i] : tasks.starts[i + 1]].tolist():
+                reads[reader].append((maker, float(tasks.nbytes[i]) * seconds_per_byte))
+    work = (tasks.work + tasks.behind).tolist()
+    for task, vertex in enumerate(tasks.vertex.tolist()):
+        ready = np.zeros(len(speed))
+        for maker, seconds in reads[task]:
+            there = done[maker] + seconds
+            own = home[tasks.vertex[maker]]
+            others = np.maximum(ready, there)
+            others[own] = max(ready[own], done[maker])
+            ready = others
+        finish = np.maximum(clock, ready) + work[task] / speed
+        if home[vertex] < 0:
+            home[vertex] = int(np.argmin(finish))
+        done[task] = clock[home[vertex]] = finish[home[vertex]]
+    return home
+
+
 def layers_in_turn(tiling: Tiling, speed: np.ndarray) -> np.ndarray:
     """Vertices in the order of the graph, dealt to the machines in turn by work: whole layers, where there are many."""
     return _cut(tiling.work + 1e-12 * max(1.0, float(tiling.work.sum())), speed)
@@ -98,15 +127,19 @@ def follow(tiling: Tiling, home: np.ndarray, machines: int) -> np.ndarray:
     """Vertices without a home go where most bytes of their nets are, those with the most decided neighbours first."""
     home = home.copy()
     net = np.repeat(np.arange(tiling.nets), np.diff(tiling.starts))
+    order = np.argsort(tiling.pins, kind="stable")
+    vertices, first = np.unique(tiling.pins[order], return_index=True)
     for _ in range(8):
         loose = home < 0
         if not loose.any():
             return home
         known = ~loose[tiling.pins]
-        inside = np.zeros((tiling.nets, machines), bool)
-        inside[net[known], home[tiling.pins[known]]] = True
-        pull = np.zeros((tiling.vertices, machines))
-        np.add.at(pull, tiling.pins, inside[net] * tiling.weight[net][:, None])
+        inside = np.zeros((tiling.nets, machines), np.float32)
+        inside[net[known], home[tiling.pins[known]]] = 1
+        inside *= tiling.weight[:, None]
+        pull = np.zeros((tiling.vertices, machines), np.float32)
+        if len(vertices):
+            pull[vertices] = np.add.reduceat(inside[net[order]], first, axis=0)
         ready = loose & (pull.max(axis=1) > 0)
         if not ready.any():
             break

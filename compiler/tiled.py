@@ -44,7 +44,7 @@ def layouts_of(tiles: Tiling, home: np.ndarray) -> dict[Node, Layout]:
     found: dict[Node, Layout] = {}
     wanted: dict[Node, Layout | None] = {}
     for node, cut in tiles.cuts.items():
-        if any(isinstance(value.type, TupleType) for value in node.inputs):  # a tuple does not travel: it is taken apart where it is
+        if any(isinstance(value.type, TupleType) for value in node.inputs):  # a tuple does not travel
             (whole,) = found[node.inputs[0]].homes
             found[node] = Layout((1,) * len(cut.access.axes), (whole,))
             continue

@@ -75,7 +75,7 @@ DEMOS: Final[Mapping[tuple[str, str], Demo]] = {
         "features",
     ),
     ("speech", "lstm"): Demo(
-        "speech", "an LSTM on windows of speech", models.speech_lstm, vowels, "window", 64, 700, 50, "layers"
+        "speech", "an LSTM on windows of speech", models.speech_lstm, vowels, "window", 64, 700, 50, "stages in slices"
     ),
 }
 FIRST_MODEL: Final = {"digits": "local", "speech": "mlp"}
