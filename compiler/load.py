@@ -84,7 +84,7 @@ def check_plan(plan: Plan, ops: Mapping[str, Op]) -> None:
         raise _wrong(
             "$.programs", f"there must be one program per machine, in the order of the cluster {cluster.names}"
         )
-    transfers = _check_transfers(plan)
+    transfers = _check_transfers(plan, cluster)
     sent: set[int] = set()
     received: set[int] = set()
     for i, program in enumerate(plan.programs):
@@ -126,7 +126,7 @@ def _cluster(plan: Plan) -> Cluster:
         raise _wrong("$.cluster", str(error)) from None
 
 
-def _check_transfers(plan: Plan) -> dict[int, Transfer]:
+def _check_transfers(plan: Plan, cluster: Cluster) -> dict[int, Transfer]:
     found: dict[int, Transfer] = {}
     names = {p.machine for p in plan.programs}
     for i, t in enumerate(plan.transfers):
@@ -135,6 +135,8 @@ def _check_transfers(plan: Plan) -> dict[int, Transfer]:
             raise _wrong(path, f"key {t.key} is used twice, or out of range")
         if t.source not in names or t.to not in names or t.source == t.to:
             raise _wrong(path, f"from {t.source!r} to {t.to!r} is no way between two machines of the plan")
+        if not cluster.linked(t.source, t.to):
+            raise _wrong(path, f"the cluster has no link from {t.source} to {t.to}")
         found[t.key] = t
     return found
 

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +21,11 @@ MEMORY_BYTES_PER_S = 10e9
 OVERHEAD_S = 5e-6
 MESSAGE_S = 30e-6
 MESSAGE_BYTES_PER_S = 1.5e9
+
+# Limits of what a description may say; far from all machines, near enough that sums of them stay finite.
+SLOWEST, FASTEST = 1e-3, 1e36  # of anything per second
+LONGEST_S = 1e6
+MOST_MEMORY = 2**62
 
 WORKS: tuple[str, ...] = tuple(w for w in get_args(Work) if w != "other")
 
@@ -91,19 +96,23 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One direction of the way between two machines."""
+    """One direction of the way between two machines. With 0 bytes_per_s there is none: these two cannot exchange anything."""
 
     bytes_per_s: float = 1e9
     latency_s: float = 50e-6
 
     def seconds(self, nbytes: int) -> float:
-        return self.latency_s + nbytes / self.bytes_per_s
+        return self.latency_s + nbytes / self.bytes_per_s if self.bytes_per_s else math.inf
+
+
+NO_LINK = Link(bytes_per_s=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """Machines, the link that all pairs have, and the links of pairs that differ.
 
+    links   of (from, to); a pair that is named in one direction only has this link in the other, too
     Raises  ClusterError, at construction, for a cluster that nothing could run on
     """
 
@@ -112,6 +121,8 @@ class Cluster:
     links: Mapping[tuple[str, str], Link] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        both = {(b, a): link for (a, b), link in self.links.items()} | {**self.links}
+        object.__setattr__(self, "links", both)
         check_cluster(self)
 
     @classmethod
@@ -194,6 +205,10 @@ class Cluster:
     def link(self, a: str, b: str) -> Link:
         return self.links.get((a, b), self.default_link)
 
+    def linked(self, a: str, b: str) -> bool:
+        """Whether two machines can exchange values; a machine needs no link to itself."""
+        return a == b or self.link(a, b).bytes_per_s > 0
+
     def renamed(self, prefix: str) -> Cluster:
         """The same cluster with every name prefixed: the machines of one replica among several."""
         links = {(prefix + a, prefix + b): link for (a, b), link in self.links.items()}
@@ -202,6 +217,12 @@ class Cluster:
             default_link=self.default_link,
             links=links,
         )
+
+    def among(self, names: Collection[str]) -> Cluster:
+        """Only the machines of these names, all of which must be linked to each other."""
+        links = {pair: link for pair, link in self.links.items() if pair[0] in names and pair[1] in names}
+        default = self.default_link if self.default_link.bytes_per_s else Link()  # then every pair has its own
+        return Cluster(machines=tuple(m for m in self.machines if m.name in names), default_link=default, links=links)
 
 
 _UNIT = ("name", "flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s", "overhead_s")
@@ -223,9 +244,9 @@ def check_cluster(cluster: Cluster) -> None:
         if m.name in seen:
             raise ClusterError(f"two machines have the name {m.name!r}")
         seen.add(m.name)
-        for key in ("cores", "flops", "bytes_per_s", "memory_bytes", "message_bytes_per_s"):
+        for key in ("cores", "flops", "bytes_per_s", "message_bytes_per_s"):
             _positive(getattr(m, key), f"machine {m.name!r}: {key}")
-        _whole(m.memory_bytes, f"machine {m.name!r}: memory_bytes")
+        _memory(m.memory_bytes, f"machine {m.name!r}: memory_bytes")
         for key in ("overhead_s", "message_s"):
             _not_negative(getattr(m, key), f"machine {m.name!r}: {key}")
         if not isinstance(m.host, str):
@@ -237,16 +258,24 @@ def check_cluster(cluster: Cluster) -> None:
             if [other.name for other in m.units].count(u.name) > 1:
                 raise ClusterError(f"machine {m.name!r}: two units have the name {u.name!r}")
             _not_negative(u.overhead_s, f"machine {m.name!r}, unit {u.name!r}: overhead_s")
-            _whole(u.memory_bytes, f"machine {m.name!r}, unit {u.name!r}: memory_bytes")
-            for key in ("flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s"):
+            _memory(u.memory_bytes, f"machine {m.name!r}, unit {u.name!r}: memory_bytes")
+            for key in ("flops", "bytes_per_s", "copy_bytes_per_s"):
                 _positive(getattr(u, key), f"machine {m.name!r}, unit {u.name!r}: {key}")
-    for pair, link in [(("default", ""), cluster.default_link), *cluster.links.items()]:
-        _positive(link.bytes_per_s, f"link {' - '.join(pair)}: bytes_per_s")
-        _not_negative(link.latency_s, f"link {' - '.join(pair)}: latency_s")
-    for pair in cluster.links:
+    _check_link(cluster.default_link, "link")
+    for pair, link in cluster.links.items():
+        where = f"link {' - '.join(map(str, pair))}"
         for name in pair:
             if name not in seen:
                 raise ClusterError(f"a link names {name!r}, which is not a machine", machines=", ".join(seen))
+        _check_link(link, where)
+        if not link.bytes_per_s and cluster.links[pair[1], pair[0]].bytes_per_s:
+            raise ClusterError(f"{where}: bytes_per_s is 0 one way only; a connection needs both directions")
+
+
+def _check_link(link: Link, where: str) -> None:
+    if link.bytes_per_s != 0 or isinstance(link.bytes_per_s, bool):
+        _positive(link.bytes_per_s, f"{where}: bytes_per_s", or_else=", or 0 where there is no link")
+    _not_negative(link.latency_s, f"{where}: latency_s")
 
 
 def _check_rates(m: Machine) -> None:
@@ -262,19 +291,26 @@ def _check_rates(m: Machine) -> None:
         _not_negative(r.overhead_s, f"{where}: overhead_s")
 
 
-def _positive(value: Any, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise ClusterError(f"{what} must be a number above zero; found {value!r}")
+def _positive(value: Any, what: str, or_else: str = "") -> None:
+    """What would take for ever, or no time, is refused: no prediction could be made with it."""
+    if not _is_number(value) or not SLOWEST <= value <= FASTEST:
+        raise ClusterError(
+            f"{what} must be a number above zero{or_else}; found {value!r}", allowed=f"{SLOWEST:g} to {FASTEST:g}"
+        )
 
 
 def _not_negative(value: Any, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise ClusterError(f"{what} must be finite and not negative; found {value!r}")
+    if not _is_number(value) or not 0 <= value <= LONGEST_S:
+        raise ClusterError(f"{what} must be finite and not negative; found {value!r}", allowed=f"up to {LONGEST_S:g} s")
 
 
-def _whole(value: Any, what: str) -> None:
-    if not isinstance(value, int):
-        raise ClusterError(f"{what} must be a whole number; found {value!r}")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _memory(value: Any, what: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST_MEMORY:
+        raise ClusterError(f"{what} must be a whole number above zero; found {value!r}", allowed=f"up to {MOST_MEMORY}")
 
 
 def _known(table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:

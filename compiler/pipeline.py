@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from msgspec import structs
 
 from rainshed.compiler.check import check_graph
 from rainshed.compiler.estimate import estimate
 from rainshed.compiler.explain import kept_candidates
+from rainshed.compiler.limits import memory_lack, spread_memory
 from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.passes.differentiate import differentiate
@@ -21,11 +23,13 @@ from rainshed.compiler.passes.place import place
 from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.passes.simplify import simplify
 from rainshed.compiler.passes.split import split
+from rainshed.compiler.pins import pinned
 from rainshed.compiler.plan import VERSION, Plan
+from rainshed.compiler.reach import all_linked, parts_of, unlinked, widened
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import memory_of, simulate, unit_memory_of
 from rainshed.compiler.strategy import GUIDED, MIDDLE_S, NAMES, STRATEGIES, known, rank, search_of
-from rainshed.ops.errors import CompileError, UsageError
+from rainshed.ops.errors import CompileError, ContractError, UsageError
 from rainshed.ops.ir import Graph
 from rainshed.ops.types import Batch, TensorType
 
@@ -41,6 +45,7 @@ PASSES: tuple[Pass, ...] = (
     fuse,  # element-wise neighbours on one device -> one kernel
 )  # then schedule, and lower (with allocate): graph -> Plan, one list of Run/Send/Recv/Free per machine
 
+NO_PINS: Mapping[str, str] = MappingProxyType({})
 PLANS = 4  # that are made and simulated, of the strategies with the best estimates
 MUCH = 20_000  # instructions, after which no further plan is made
 WORSE = 1.5  # an estimate so many times the best one is not followed up
@@ -49,18 +54,57 @@ SHARED = PASSES[: PASSES.index(split)]  # the same whatever the strategy
 PLACED = PASSES[PASSES.index(split) :]
 
 
-def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "auto", fuse: bool = True) -> Plan:
-    """The plan of a graph on a cluster.
+def compile(
+    graph: Graph,
+    cluster: Cluster,
+    *,
+    seed: int = 0,
+    strategy: str = "auto",
+    fuse: bool = True,
+    place: Mapping[str, str] = NO_PINS,
+) -> Plan:
+    """The plan of a graph on a cluster. Where two machines have no link, it uses only machines that are all linked.
 
     strategy  the start of the search for layouts (see compiler/strategy.py); "auto": all, of which the
               best few by estimate become plans, and the plan whose simulated step is shortest is kept
-    Raises    CompileError if the graph has no outputs, its batch is not bound, a pin names no machine, or no plan fits the memory
+    place     what must be where: a layer, variable or value of the graph, or a pattern of their names -> its machine
+    Raises    CompileError if the graph has no outputs, its batch is not bound, pins cannot hold, or no plan fits the memory;
+              UsageError for a strategy, or a name in `place`, that does not exist
     """
     setting = Setting(cluster=cluster, seed=seed, fuse=fuse)
-    graph = _checked(graph, cluster)
+    graph = _checked(graph, cluster, place)
     if strategy != "auto" and strategy not in NAMES:
         raise UsageError(f"there is no strategy {strategy!r}", known=", ".join(["auto", *NAMES]))
     graph = run_passes(graph, setting, SHARED)
+    if all_linked(cluster):
+        return _best(graph, setting, strategy)
+    return _best_part(graph, setting, strategy, parts_of(cluster, graph))
+
+
+def _best_part(graph: Graph, setting: Setting, strategy: str, parts: Sequence[Cluster]) -> Plan:
+    """The best plan on one of some parts of the cluster, as one of the whole cluster. Raises CompileError if it fits none."""
+    plans: list[Plan] = []
+    refused: dict[str, str] = {}
+    for part in parts:
+        if plans and len(plans) + len(refused) >= PLANS:
+            break
+        try:
+            plans.append(_best(graph, replace(setting, cluster=part, shared={}), strategy))
+        except ContractError:
+            raise
+        except CompileError as error:
+            refused[f"on {', '.join(part.names)}"] = error.message
+    if not plans:
+        raise CompileError("no machines that are all linked have the memory", **refused, **unlinked(setting.cluster))
+    return widened(min(plans, key=lambda p: (p.prediction.step_s, p.prediction.bytes)), setting.cluster)
+
+
+def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
+    """The plan with the shortest step on machines that are all linked. Raises CompileError if none fits their memory."""
+    cluster = setting.cluster
+    lack = memory_lack(graph, cluster)
+    if lack is not None:
+        raise lack
     estimates = _promising(graph, setting) if strategy == "auto" else {strategy: 0.0}
     plans: dict[str, Plan] = {}
     refused: dict[str, str] = {}
@@ -68,14 +112,15 @@ def compile(graph: Graph, cluster: Cluster, *, seed: int = 0, strategy: str = "a
     for name, about in estimates.items():
         if len(plans) >= PLANS or (plans and (work > MUCH or about > WORSE * min(estimates.values()))):
             break
-        plan, lack = _fitting(graph, replace(setting, strategy=name))
+        plan, missing = _fitting(graph, replace(setting, strategy=name))
         work += sum(len(p.instructions) for p in plan.programs)
-        if lack:
-            refused[name] = lack
+        if missing:
+            refused[name] = missing
         else:
             plans[name] = plan
     if not plans:
-        raise CompileError("no plan fits into the machines' memory", **{f"strategy {k}": v for k, v in refused.items()})
+        found = {f"strategy {name}": text for name, text in refused.items()}
+        raise CompileError("no plan fits into the machines' memory", **found, **spread_memory(graph, cluster))
     best = min(plans, key=lambda name: (plans[name].prediction.step_s, plans[name].prediction.bytes))
     tried = {n: f"{p.prediction.step_s * 1e3:.3f} ms, {p.prediction.bytes} bytes" for n, p in plans.items()} | refused
     notes = {"strategy": best, **{f"tried {n}": text for n, text in tried.items()}}
@@ -104,8 +149,9 @@ def _fitting(graph: Graph, setting: Setting) -> tuple[Plan, str]:
     return plan, lack
 
 
-def _checked(graph: Graph, cluster: Cluster) -> Graph:
-    """The graph, with its variables kept whatever becomes of their readers. Raises CompileError where it cannot be compiled."""
+def _checked(graph: Graph, cluster: Cluster, place: Mapping[str, str] = NO_PINS) -> Graph:
+    """The graph with its pins, its variables kept whatever becomes of their readers. Raises CompileError where it cannot be
+    compiled."""
     if not graph.outputs and not graph.updates:
         raise CompileError("the graph has no outputs: there is nothing to compute")
     if not graph.bound:
@@ -115,13 +161,7 @@ def _checked(graph: Graph, cluster: Cluster) -> Graph:
     if graph.loss is not None and graph.loss not in graph.outputs:
         raise CompileError(f"the loss {graph.loss!r} is not an output", outputs=", ".join(graph.outputs) or "none")
     graph.sources("input")
-    for node in graph.nodes():
-        if node.origin.pin is not None and node.origin.pin not in cluster.names:
-            raise CompileError(
-                f"{node.op.name} is pinned to {node.origin.pin!r}, which is not a machine of the cluster",
-                machines=", ".join(cluster.names),
-                built_at=node.origin,
-            )
+    graph = pinned(graph, cluster, place)
     variables = graph.variables
     for name, node in graph.updates.items():
         if name not in variables:
@@ -142,14 +182,25 @@ def run_passes(graph: Graph, setting: Setting, passes: tuple[Pass, ...]) -> Grap
     return graph
 
 
-def show(graph: Graph, cluster: Cluster, after: str, *, seed: int = 0, strategy: str = "longest") -> Graph:
-    """The graph as it stands after one pass. Raises UsageError for a pass that does not exist."""
+def show(
+    graph: Graph,
+    cluster: Cluster,
+    after: str,
+    *,
+    seed: int = 0,
+    strategy: str = "longest",
+    place: Mapping[str, str] = NO_PINS,
+) -> Graph:
+    """The graph as it stands after one pass. Raises UsageError for a pass that does not exist; else as `compile` does."""
     names = [p.__name__ for p in PASSES]
     if after not in names:
         raise UsageError(f"there is no pass {after!r}", passes=", ".join(names))
-    graph = _checked(graph, cluster)
     setting = Setting(cluster=cluster, seed=seed, strategy=strategy)
-    return run_passes(graph, setting, PASSES[: names.index(after) + 1])
+    last = names.index(after) + 1
+    graph = run_passes(_checked(graph, cluster, place), setting, SHARED[:last])
+    if last > len(SHARED) and not all_linked(cluster):
+        setting = replace(setting, cluster=parts_of(cluster, graph)[0])
+    return run_passes(graph, setting, PASSES[len(SHARED) : last])
 
 
 def _plan(graph: Graph, setting: Setting) -> Plan:

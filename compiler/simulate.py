@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.plan import FED, KEPT, MachinePrediction, Prediction, Program, Recv, Run, Send, Transfer
 from rainshed.compiler.timing import step_seconds
@@ -26,7 +28,7 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
         )
         for p in programs
     }
-    rate = {m.name: min(cluster.link(m.name, o.name).bytes_per_s for o in cluster.machines) for m in cluster.machines}
+    rate = {m: min((cluster.link(m, o).bytes_per_s for o in compute if o != m), default=math.inf) for m in compute}
     busiest = max((max(into[m], out[m]) / rate[m] for m in compute), default=0.0)
     total_flops = sum(i.flops for p in programs for i in p.instructions if isinstance(i, Run))
     even = total_flops / sum(m.flops + sum(u.flops for u in m.units) for m in cluster.machines)

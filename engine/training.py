@@ -103,7 +103,8 @@ class Training:
         return Graph(graph.outputs, graph.updates, graph.loss, in_graph)
 
     def _compile(self) -> Plan:
-        return compile(self.graph, self.options.cluster, seed=self.options.seed, strategy=self.options.strategy)
+        o = self.options
+        return compile(self.graph, o.cluster, seed=o.seed, strategy=o.strategy, place=o.place)
 
     def _checked(self, data: Any) -> Data:
         checked = Data.of(data).require(self._fields)

@@ -87,7 +87,16 @@ def scope(name: str) -> Iterator[None]:
 
 @contextmanager
 def on(machine: str) -> Iterator[None]:
-    """Nodes made inside run on `machine`, whatever the partitioner would choose."""
+    """Nodes made inside run on `machine`, whatever the partitioner would choose.
+
+    Raises  GraphError inside of `on` another machine: the nodes would have to be on both
+    """
+    if not isinstance(machine, str) or not machine:
+        raise GraphError(f"on: a machine is named by a text; found {machine!r}", built_at=current_origin())
+    outer = _WHERE.get().pin
+    if outer not in (None, machine):
+        what = f"on({machine!r}) stands inside of on({outer!r}): what is built here cannot be on both machines"
+        raise GraphError(what, built_at=current_origin(), needed=f"build it before or after the block of {outer!r}")
     token = _WHERE.set(replace(_WHERE.get(), pin=machine))
     try:
         yield
@@ -110,7 +119,7 @@ _PROGRAMS = ("rainshed.engine.models",)
 
 
 def _is_ours(module: str) -> bool:
-    return module.startswith("rainshed.") and module not in _PROGRAMS
+    return (module.startswith("rainshed.") and module not in _PROGRAMS) or module == "contextlib"
 
 
 def current_origin() -> Origin:

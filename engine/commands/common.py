@@ -104,6 +104,8 @@ def add_program(parser: argparse.ArgumentParser) -> None:
         "--batch", type=positive, default=None, help="examples in a batch, where the graph leaves it open (32)"
     )
     add_cluster(parser)
+    what = "a layer, variable or value that must be on this machine, or a pattern of names; may be repeated"
+    parser.add_argument("--place", metavar="NAME=MACHINE", action="append", default=[], help=what)
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -142,4 +144,16 @@ def settings_from(pairs: list[str]) -> dict[str, Any]:
             found[name] = json.loads(text)
         except ValueError:
             found[name] = text
+    return found
+
+
+def places_from(pairs: list[str]) -> dict[str, str]:
+    """NAME=MACHINE pairs. Raises UsageError if a name is given two machines."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, machine = pair.rpartition("=")
+        if not equals or not name or not machine:
+            raise UsageError(f"--place {pair!r} is not of the form NAME=MACHINE", example="--place dense=m0")
+        if found.setdefault(name, machine) != machine:
+            raise UsageError(f"--place: {name} cannot be on two machines, {found[name]} and {machine}")
     return found

@@ -14,6 +14,7 @@ from rainshed.engine.commands.common import (
     add_program,
     build_graph,
     cluster_from,
+    places_from,
     print_json,
     say,
     settings_from,
@@ -29,6 +30,7 @@ EXAMPLES = """\
   rainshed compile examples/digits.py:build --machines 4 --strategy space -o plan.json
   rainshed compile examples/speech.py:build --cluster cluster.toml --set rate=0.02 --json
   rainshed compile examples/speech.py:small --machines 2 --show split
+  rainshed compile examples/digits.py:build --machines 4 --place dense=m0 --place 'dense_1/*=m3'
 """
 
 
@@ -46,11 +48,12 @@ def run(args: Any) -> int:
     writable([args.output])
     cluster = cluster_from(args)
     graph = build_graph(args.program, settings_from(args.set), args.batch)
+    place = places_from(args.place)
     if args.show:
         chosen = {} if args.strategy == "auto" else {"strategy": args.strategy}
-        print(graph_text(show(graph, cluster, args.show, seed=args.seed, **chosen)))
+        print(graph_text(show(graph, cluster, args.show, seed=args.seed, place=place, **chosen)))
         return OK
-    plan = compile(graph, cluster, seed=args.seed, strategy=args.strategy)
+    plan = compile(graph, cluster, seed=args.seed, strategy=args.strategy, place=place)
     if args.output:
         save_plan(plan, args.output)
     if args.json:

@@ -383,7 +383,7 @@ def fields(loaded: Any, written: Any, at: str = "$") -> list[str]:
         '[[machine]]\nname = "a"\nflops = nan', '[[machine]]\nname = "a"\nflops = -1', '[[machine]]\nname = "a"\nflop = 1',
         '[[machine]]\nname = "a"\nmemory_bytes = true', '[[machine]]\nname = "a"\noverhead_s = -1', '[[machine]]\nname = "a/b"',
         '[[machine]]\nname = "a"\noverhead_s = "x"', '[[machine]]\nname = "a"\nmemory_bytes = 1.5',
-        '[[machine]]\nname = "a"\n[link]\nbytes_per_s = 0', '[[machine]]\nname = "a"\n[link]\nlatency_s = "x"',
+        '[[machine]]\nname = "a"\n[link]\nbytes_per_s = -1', '[[machine]]\nname = "a"\n[link]\nlatency_s = "x"',
         '[[machine]]\nname = "a"\n[link]\nlatency_s = inf', '[[machine]]\nname = "a"\n[[link.between]]\nmachines = ["a"]',
         '[[machine]]\nname = "a"\n[[link.between]]\nmachines = ["a", "z"]',
         '[[machine]]\nname = "a"\n[[link.between]]\nmachines = [1, 2]',

@@ -1,5 +1,6 @@
 """Clusters as data: files, links, names. What is wrong in a file is in test_bad_plans.py."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,30 @@ def test_a_unit_is_checked_too() -> None:
     bad = Unit(name="cuda0", flops=-1.0, bytes_per_s=1.0, memory_bytes=1)
     with pytest.raises(ClusterError, match=r"cuda0.*flops"):
         Cluster(machines=(Machine(name="a", units=(bad,)),))
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -1.0, math.nan, math.inf, 10**400, True, "1", None, 1e-9])
+@pytest.mark.parametrize("key", ["cores", "flops", "bytes_per_s", "message_bytes_per_s", "memory_bytes"])
+def test_a_machine_that_would_never_end(key: str, value: object) -> None:
+    with pytest.raises(ClusterError, match=f"machine 'a': {key} must be a (whole )?number above zero; found") as caught:
+        Cluster(machines=(Machine(name="a", **{key: value}),))  # type: ignore[arg-type]
+    assert caught.value.detail["allowed"]
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, 10**400, True, "1", None, 1e-9])
+def test_a_link_that_would_never_end(value: object) -> None:
+    two = (Machine(name="a"), Machine(name="b"))
+    with pytest.raises(
+        ClusterError, match="link: bytes_per_s must be a number above zero, or 0 where there is no link"
+    ):
+        Cluster(machines=two, default_link=Link(value))  # type: ignore[arg-type]
+    with pytest.raises(ClusterError, match=r"link (a - b|b - a): bytes_per_s"):
+        Cluster(machines=two, links={("a", "b"): Link(value)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, 1e9, "1"])
+def test_times_are_finite(value: object) -> None:
+    with pytest.raises(ClusterError, match="latency_s must be finite"):
+        Cluster(machines=(Machine(name="a"),), default_link=Link(1.0, value))  # type: ignore[arg-type]
+    with pytest.raises(ClusterError, match="overhead_s must be finite"):
+        Cluster(machines=(Machine(name="a", overhead_s=value),))  # type: ignore[arg-type]

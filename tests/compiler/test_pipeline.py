@@ -62,9 +62,12 @@ def test_the_batch_must_be_bound() -> None:
 
 
 def test_memory_that_is_never_enough() -> None:
+    """The variables alone would fit; what a step makes of them does not. (See test_limits.py for what is sure before.)"""
     with pytest.raises(CompileError, match="no plan fits") as caught:
-        compile(net(), cluster(2, memory_bytes=1000))
+        compile(net(), cluster(2, memory_bytes=300_000))
     assert "would need" in str(caught.value)
+    assert caught.value.detail["variables"] == "544768 bytes; the largest is w1 f32[256, 512], 524288 bytes"
+    assert caught.value.detail["memory"] == "m0 300000, m1 300000"
 
 
 def test_a_graph_too_large_for_one_machine_is_spread() -> None:

@@ -230,6 +230,22 @@ def test_compare(program, tmp_path, capsys):
     run(capsys, "compare", files[0], tmp_path / "none.json", code=REFUSED)
 
 
+def test_places_from_the_command_line(program, capsys):
+    words = ["compile", f"{program}:build", "--machines", 3]
+    figures = json.loads(run(capsys, *words, "--place", "dense=m2", "--place", "*/b=m2", "--json")[0])
+    assert figures["memory_bytes"]["m2"] > 0 and figures["compute_s"]["m2"] > 0
+    shown, _ = run(capsys, *words, "--place", "dense=m2", "--show", "place")
+    assert "@ m2/cpu" in shown
+    _, err = run(capsys, *words, "--place", "densé=m2", code=USAGE)
+    assert "no layer, variable or value of this name" in err and "dense" in err
+    for pair in ("dense", "=m1", "dense="):
+        assert "not of the form NAME=MACHINE" in run(capsys, *words, "--place", pair, code=USAGE)[1]
+    _, err = run(capsys, *words, "--place", "dense=m1", "--place", "dense=m2", code=USAGE)
+    assert "cannot be on two machines, m1 and m2" in err
+    _, err = run(capsys, *words, "--place", "dense=m7", code=REFUSED)
+    assert "not a machine of the cluster" in err and "m0, m1, m2" in err
+
+
 def test_run_refuses_what_does_not_fit(program, tmp_path, capsys):
     plan = tmp_path / "plan.json"
     run(capsys, "compile", f"{program}:build", "-o", plan)

@@ -75,6 +75,16 @@ def test_bytes_are_those_of_the_plan():
         assert (session.measured().step_s or 0) > 0
 
 
+def test_what_is_placed_is_there():
+    with rs.Session(net(), rs.Cluster.local(3), place={"dense": "m2"}, **THREADS) as session:
+        found = session.run(batch())
+        assert {p.machine for p in session.plan.programs for v in p.variables if v.name.startswith("dense/")} == {"m2"}
+    wanted = rs.evaluate(rs.grad(net().outputs["loss"], net().variables["dense/w"]), batch())
+    assert found["grad/dense/w"].shape == wanted.shape
+    with pytest.raises(UsageError, match="has everything in its place"):
+        rs.Session(session.plan, place={"dense": "m1"})
+
+
 def test_a_trace_tells_what_each_machine_computed(tmp_path):
     with rs.Session(net(), rs.Cluster.local(2), strategy="features", trace=True, **THREADS) as session:
         session.run(batch())

@@ -21,7 +21,9 @@ def build(optimizer=None):
     x, label = rs.input("x", (None, 6)), rs.input("label", (None,), "int32")
     hidden = rs.layers.dense(x, 8, activation=rs.tanh)
     logits = rs.layers.dense(hidden, 3)
-    return rs.graph(loss=rs.mean(rs.softmax_cross_entropy(logits, label)), outputs={"logits": logits}, optimizer=optimizer)
+    return rs.graph(
+        loss=rs.mean(rs.softmax_cross_entropy(logits, label)), outputs={"logits": logits}, optimizer=optimizer
+    )
 
 
 def options(machines=1, method=None, **more):
@@ -31,13 +33,18 @@ def options(machines=1, method=None, **more):
 
 def test_more_machines_give_the_same_parameters():
     found = []
-    for machines in (1, 2, 3):
-        values, result = train(build(), DATA, options(machines), steps=30)
+    for machines, place in ((1, {}), (2, {"dense": "m1"}), (3, {})):
+        values, result = train(build(), DATA, options(machines, place=place), steps=30)
         assert result.steps == 30 and result.examples == 360
         found.append(values)
     for other in found[1:]:
         for name, value in found[0].items():
             np.testing.assert_allclose(other[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_training_places_what_it_is_told_to():
+    with Training(build(), DATA, options(2, place={"dense*": "m1"})) as training:
+        assert {p.machine for p in training.plan.programs if p.variables} == {"m1"}
 
 
 def test_one_downpour_replica_that_waits_for_its_server_is_plain_training():
@@ -66,9 +73,7 @@ def test_downpour_learns_and_counts():
 
 
 def test_n_push_and_n_fetch_send_less():
-    often, seldom = (
-        train(build(), DATA, options(1, Downpour(1, 1, n_push=n, n_fetch=n)), steps=24)[1] for n in (1, 4)
-    )
+    often, seldom = (train(build(), DATA, options(1, Downpour(1, 1, n_push=n, n_fetch=n)), steps=24)[1] for n in (1, 4))
     assert seldom.pushes == often.pushes // 4
     assert seldom.bytes_sent < often.bytes_sent / 2
 
@@ -102,7 +107,10 @@ def test_a_stream_of_examples_trains():
 
     with Training(build(), examples, options(2, Downpour(2, 1))) as training:
         assert training.run(40).loss < 1.2
-    with Training(build(), iter(list(examples())[:30]), options(1)) as training, pytest.raises(DataError, match="read only once"):
+    with (
+        Training(build(), iter(list(examples())[:30]), options(1)) as training,
+        pytest.raises(DataError, match="read only once"),
+    ):
         training.run(20)
 
 
