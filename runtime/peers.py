@@ -77,6 +77,7 @@ class Peers:
         self._outboxes: dict[str, Outbox] = {}
         self._error: RainshedError | None = None
         self._samples: list[ClockSample] = []
+        self._arrived: dict[int, tuple[int, int]] = {}
 
     def attach(self, receiver: Receiver) -> None:
         """Who takes what arrives; before anybody connects."""
@@ -144,6 +145,11 @@ class Peers:
         """Payload bytes sent to each neighbour since the start."""
         return {name: channel.counters.sent_payload_nbytes for name, channel in self._channels.items()}
 
+    @property
+    def arrived(self) -> dict[int, tuple[int, int]]:
+        """Key of each transfer to this machine -> messages and payload bytes that have come since the start."""
+        return dict(self._arrived)
+
     def clock_samples(self, name: str, count: int = 8) -> list[ClockSample]:
         """Compare clocks with a neighbour; one caller at a time. Raises StallError if it does not answer."""
         deadline = Deadline.after(self._timeouts.rpc_s)
@@ -183,7 +189,9 @@ class Peers:
     def received(self, channel: Channel, message: Message, payload: memoryview) -> None:
         name = self._machine_of(channel)
         match message:
-            case Value():
+            case Value(key=key):
+                messages, nbytes = self._arrived.get(key, (0, 0))
+                self._arrived[key] = messages + 1, nbytes + len(payload)
                 self._to().arrived(name, message)
             case Finished(step=step):
                 self._to().peer_finished(name, step)

@@ -25,6 +25,7 @@ from rainshed.runtime.cluster.agent import Agent, AgentOptions, AtOnce, Task, ra
 from rainshed.runtime.cluster.coordinator import AgentHandle, Coordinator, OnReport
 from rainshed.runtime.cluster.orders import (
     Address,
+    Arrived,
     BeMachine,
     BeServer,
     Clock,
@@ -336,6 +337,11 @@ class Deployment:
             for to, nbytes in one.sent_nbytes.items()
             if nbytes
         }
+
+    def arrived(self) -> dict[int, tuple[int, int]]:
+        """Key of each transfer -> messages and payload bytes that have crossed, counted where they came."""
+        told = self.job.coordinator.ask(self.agents, "tell arrived", Nothing(), Arrived)
+        return {key: (messages, nbytes) for one in told for key, messages, nbytes in one.transfers}
 
     def peak_memory(self) -> dict[str, int]:
         """The most memory that each machine's process has held, in bytes."""

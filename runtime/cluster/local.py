@@ -164,6 +164,11 @@ class LocalCluster:
             if nbytes
         }
 
+    @property
+    def arrived(self) -> dict[int, tuple[int, int]]:
+        """Key of each transfer -> messages and payload bytes that have crossed, counted where they came."""
+        return {key: seen for peers in self._peers.values() for key, seen in peers.arrived.items()}
+
     def traces(self) -> list[MachineTrace]:
         """What each machine did. Raises UsageError unless the cluster was made with `trace=True`."""
         if not self._traced:

@@ -79,6 +79,12 @@ class Told(Struct, frozen=True, forbid_unknown_fields=True):
     peak_memory_nbytes: int
 
 
+class Arrived(Struct, frozen=True, forbid_unknown_fields=True):
+    """(key of a transfer, messages, payload bytes) that have come so far."""
+
+    transfers: tuple[tuple[int, int, int], ...]
+
+
 class Clock(Struct, frozen=True, forbid_unknown_fields=True):
     """The agent's time.perf_counter_ns."""
 

@@ -25,6 +25,7 @@ from rainshed.runtime.cluster.agent import Agent, Task
 from rainshed.runtime.cluster.measuring import MEASURING_TASKS
 from rainshed.runtime.cluster.orders import (
     Address,
+    Arrived,
     BeMachine,
     BeServer,
     Clock,
@@ -226,6 +227,12 @@ def tell(agent: Agent, payload: memoryview) -> Answer:
     return Told(sent, peak_memory_nbytes()), ()
 
 
+def tell_arrived(agent: Agent, payload: memoryview) -> Answer:
+    unpack(payload, Nothing)
+    seen = machine_of(agent).peers.arrived
+    return Arrived(tuple((key, messages, nbytes) for key, (messages, nbytes) in seen.items())), ()
+
+
 def peak_memory_nbytes() -> int:
     """The most memory this process has held at once (ru_maxrss: kibibytes on Linux)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -258,6 +265,7 @@ ROLE_TASKS: Final[Mapping[str, Task]] = MappingProxyType(
         "run step": run_step,
         "time step": time_step,
         "tell": tell,
+        "tell arrived": tell_arrived,
         "trace": get_trace,
         "clock": clock,
         **MEASURING_TASKS,
