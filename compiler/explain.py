@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from rainshed.compiler.gathered import CARRIERS, Gathered, gathered
 from rainshed.compiler.layouts import Option
 from rainshed.compiler.passes.split import value_names
-from rainshed.compiler.plan import FED, Candidate, Plan, Program, Recv, Run, Transfer
+from rainshed.compiler.plan import Assign, Candidate, Plan, Program, Recv, Run, Transfer
 from rainshed.compiler.search import NEVER, Search
 from rainshed.ops.access import Box
 from rainshed.ops.errors import UsageError
@@ -22,7 +23,6 @@ from rainshed.ops.ir import Node
 
 MOST_VALUES = 150  # of a plan whose candidates are kept: the heaviest, and as many variables
 MOST_CANDIDATES = 6  # of a value, the cheapest
-CARRIERS = ("slice", "assemble")
 BIG_SHARE = 0.01  # of all bytes: transfers from there up are listed unless the user says otherwise
 
 
@@ -56,7 +56,7 @@ class Explanation:
     values: Mapping[str, tuple[Piece, ...]]
     candidates: Mapping[str, tuple[Candidate, ...]]
     crossings: tuple[Crossing, ...]
-    gathered: tuple[str, ...]  # values that several machines get all of
+    gathered: tuple[Gathered, ...]  # values that go whole to every machine, or to several; the largest first
     small: int  # transfers below the threshold, and their bytes
     small_nbytes: int
     threshold: int
@@ -140,7 +140,7 @@ def explain(plan: Plan, name: str = "", *, threshold: int | None = None) -> Expl
         values=values if name else {},
         candidates={value: plan.candidates[value] for value in values if value in plan.candidates} if name else {},
         crossings=tuple(Crossing(t.of, t.source, t.to, t.nbytes, t.reason, readers.get(t.key, "")) for t in big),
-        gathered=_gathered(plan, mine),
+        gathered=gathered(plan, readers, {t.key for t in mine}),
         small=len(mine) - len(big),
         small_nbytes=sum(t.nbytes for t in mine) - sum(t.nbytes for t in big),
         threshold=least,
@@ -173,55 +173,35 @@ def _about(transfer: Transfer, name: str, values: Mapping[str, Any]) -> bool:
 
 
 def _readers(plan: Plan) -> dict[int, str]:
-    """Key of a transfer -> the ops that read it where it arrives, through slices and blocks."""
+    """Key of a transfer -> the ops, outputs and updates that read it where it arrives, through slices and blocks."""
     found = {}
     for program in plan.programs:
         reading: dict[int, list[Run]] = {}
+        roots: dict[int, list[str]] = {}
+        for output in program.outputs:
+            roots.setdefault(output.value, []).append(f"the output {output.name}")
+        names = {v.value: v.name for v in program.variables}
         for i in program.instructions:
             if isinstance(i, Run):
                 for value in dict.fromkeys(i.inputs):
                     reading.setdefault(value, []).append(i)
+            elif isinstance(i, Assign):
+                roots.setdefault(i.value, []).append(f"the update of {names[i.variable]}")
         for i in program.instructions:
             if isinstance(i, Recv):
-                found[i.key] = ", ".join(dict.fromkeys(_ends(i.value, reading)))
+                found[i.key] = ", ".join(dict.fromkeys(_ends(i.value, reading, roots)))
     return found
 
 
-def _ends(value: int, reading: Mapping[int, list[Run]]) -> Iterable[str]:
+def _ends(value: int, reading: Mapping[int, list[Run]], roots: Mapping[int, list[str]]) -> Iterable[str]:
     """What is done with a value in the end, where slices and blocks only carry it on."""
     left, seen = [value], {value}
     while left:
-        for run in reading.get(left.pop(), ()):
-            if run.op in CARRIERS and any(reading.get(v) for v in run.outputs):
+        now = left.pop()
+        yield from roots.get(now, ())
+        for run in reading.get(now, ()):
+            if run.op in CARRIERS:
                 left.extend(v for v in run.outputs if v not in seen)
                 seen.update(run.outputs)
             else:
                 yield f"{run.op} of {run.scope}" if run.scope else run.op
-
-
-def gathered(plan: Plan) -> tuple[str, ...]:
-    """The values of a plan of which at least two machines, and all that do not have it, end up with everything."""
-    return _gathered(plan, plan.transfers)
-
-
-def _gathered(plan: Plan, transfers: Iterable[Transfer]) -> tuple[str, ...]:
-    """Of those that go in these transfers: each needs a reason."""
-    pieces = _pieces(plan, "").items()
-    makers = {(of, x.machine, x.box) for of, all_of in pieces for x in all_of if x.op not in CARRIERS}
-    own: dict[tuple[str, str, Box | None], int] = {}
-    for p in plan.programs:
-        own |= {key: v.nbytes for v in p.values if v.place != FED and (key := (v.of, p.machine, v.box)) in makers}
-    size: dict[str, int] = {}
-    held: dict[tuple[str, str], int] = {}
-    got: dict[tuple[str, str], int] = {}
-    for (of, machine, _), nbytes in own.items():
-        size[of] = size.get(of, 0) + nbytes
-        held[of, machine] = held.get((of, machine), 0) + nbytes
-    for t in transfers:
-        arrival = (t.of.partition("[")[0], t.to)
-        got[arrival] = got.get(arrival, 0) + t.nbytes
-    found: dict[str, int] = {}
-    for (of, to), nbytes in got.items():
-        if size.get(of) and held.get((of, to), 0) + nbytes >= size[of]:
-            found[of] = found.get(of, 0) + 1
-    return tuple(of for of, machines in found.items() if machines > 1)

@@ -184,8 +184,9 @@ def value_names(graph: Graph) -> dict[Node, str]:
     count: dict[str, int] = {}
     names = {}
     for node in graph.nodes():
-        base = node.name if node.op.name in ("input", "variable") else f"{node.origin.scope}/{node.op.name}".lstrip("/")
-        if node.origin.backward:
+        named = node.op.name in ("input", "variable")
+        base = node.name if named else f"{node.origin.scope}/{node.op.name}".lstrip("/")
+        if node.origin.backward and not named:
             base += "'"
         count[base] = count.get(base, 0) + 1
         names[node] = base if count[base] == 1 else f"{base}.{count[base]}"

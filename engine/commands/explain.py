@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import to_builtins
 
 from rainshed.compiler.explain import Explanation, Piece, explain
+from rainshed.compiler.gathered import Gathered
 from rainshed.compiler.plan import Candidate
 from rainshed.engine.commands.common import OK, print_json
 from rainshed.engine.commands.files import add_plan, plan_and_ops
@@ -22,12 +23,15 @@ EXAMPLES = """\
   rainshed explain plan.json local2d_1 --threshold 10000
   rainshed explain plan.json dense --json
 """
+MACHINES = 8  # that are named one by one
 PIECES = 16  # of a value that are listed
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     add_plan(parser)
-    parser.add_argument("name", nargs="?", default="", metavar="NAME", help="a layer, value or variable (the whole plan)")
+    parser.add_argument(
+        "name", nargs="?", default="", metavar="NAME", help="a layer, value or variable (the whole plan)"
+    )
     parser.add_argument(
         "--threshold", type=int, metavar="BYTES", help="list transfers from here up (a hundredth of the plan's bytes)"
     )
@@ -61,10 +65,20 @@ def lines(e: Explanation) -> Iterable[str]:
         yield f"  {bytes_text(c.nbytes):>9}  {c.source} to {c.to}  {c.of}: {c.reason}{read}"
     if not e.crossings:
         yield "  nothing"
-    for name in e.gathered:
-        yield f"  all of {name} goes to several machines: each of its readers there needs the whole of it"
+    yield from (f"  {_gathered(g)}" for g in e.gathered)
     if e.small:
         yield f"  and {plural(e.small, 'smaller transfer')} of {bytes_text(e.small_nbytes)} together"
+
+
+def _gathered(g: Gathered) -> str:
+    """Which machines get all of a value, from where, what for, and why."""
+    every = "every machine has" if g.kind != "gather" else "several machines get"
+    takers = ", ".join(g.machines) if len(g.machines) <= MACHINES else f"{len(g.machines)} machines"
+    source = g.sources[0] if len(g.sources) == 1 else f"{len(g.sources)} machines"
+    return (
+        f"{g.kind} of {g.of}: {every} all of it; {bytes_text(g.nbytes)} from {source} to {takers} "
+        f"({', '.join(g.reasons)}), read whole by {', '.join(g.readers)}"
+    )
 
 
 def _pieces(pieces: tuple[Piece, ...]) -> Iterable[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from rainshed.compiler.explain import gathered
+from rainshed.compiler.gathered import gathered
 from rainshed.compiler.plan import Plan
 from rainshed.engine.view import tables
 from rainshed.engine.view.collapse import Afar, afar
@@ -142,7 +142,7 @@ def _machines_lead(measured: Measured | None) -> str:
 def _moved(view: PlanView) -> Iterable[Markup | None]:
     if not view.flows:
         return (el("p", "None."),)
-    return tables.transfers(view.flows), tables.gathered(gathered(view.plan))
+    return tables.transfers(view.flows), tables.gathered([g.of for g in gathered(view.plan) if len(g.machines) > 1])
 
 
 def _notes(plan: Plan) -> Markup | None:

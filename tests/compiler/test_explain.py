@@ -50,7 +50,8 @@ def test_the_threshold_hides_nothing_silently(plan: Plan) -> None:
 
 def test_what_goes_to_all_is_said(plan: Plan) -> None:
     """The hidden layer is cut by units; each machine's part of the next product reads all of it."""
-    assert "dense/relu" in explain(plan).gathered
+    (relu,) = [g for g in explain(plan).gathered if g.of == "dense/relu"]
+    assert relu.kind == "all-gather" and relu.machines == ("m0", "m1", "m2", "m3")
 
 
 def test_layers_and_variables_have_names(plan: Plan) -> None:
