@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from textwrap import dedent
 
+import numpy as np
 from random_graphs import ALL_OPS
 
+from rainshed.compiler.candidates import candidates
 from rainshed.compiler.cost import FREE
 from rainshed.compiler.layouts import Layout
+from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster, Machine
 from rainshed.compiler.passes.insert_send_recv import insert_send_recv
 from rainshed.compiler.passes.place import place
+from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.passes.split import Splitter
+from rainshed.compiler.pipeline import PASSES, run_passes
+from rainshed.compiler.plan import VERSION, Plan
 from rainshed.compiler.setting import Setting
+from rainshed.compiler.simulate import simulate
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.text import graph_text, parse
+from rainshed.ops.types import TensorType, fixed
 
 
 def cluster(machines: int, **fields: float) -> Cluster:
@@ -49,6 +57,42 @@ def laid_out(graph: Graph, layouts: dict[Node, Layout], machines: int) -> Graph:
     }
     told = setting(machines)
     return insert_send_recv(place(Splitter(graph, full).run(), told), told)
+
+
+def random_layouts(graph: Graph, machines: int, rng: np.random.Generator) -> dict[Node, Layout]:
+    """For every node a layout of those that it could have on up to three of the machines, in any order; pins hold."""
+    found: dict[Node, Layout] = {}
+    for node in graph.nodes():
+        if node.op.name in FREE:
+            continue
+        access = node.access
+        own = tuple(int(m) for m in rng.permutation(machines)[: rng.integers(1, 4)])
+        single = (1,) * len(access.axes)
+        if node.op.name == "pick":  # a tuple does not travel
+            found[node] = Layout(single, found[node.inputs[0]].homes)
+        elif node.origin.pin is not None:
+            found[node] = Layout(single, (int(node.origin.pin[1:]),))
+        else:
+            shapes = tuple(fixed(i.shape) for i in node.inputs)
+            shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
+            options = candidates(access, shapes, shape, own, (1.0,) * len(own))
+            found[node] = options[int(rng.integers(len(options)))]
+    return found
+
+
+def plan_of(graph: Graph, layouts: dict[Node, Layout], told: Setting) -> Plan:
+    """The plan of a graph (after `merge_equal`) that is cut by these layouts."""
+    placed = run_passes(Splitter(graph, layouts).run(), told, PASSES[PASSES.index(place) :])
+    programs, transfers = lower(placed, schedule(placed, told), told)
+    return Plan(
+        version=VERSION,
+        programs=programs,
+        transfers=transfers,
+        cluster=told.cluster.to_data(),
+        prediction=simulate(programs, transfers, told.cluster),
+        seed=told.seed,
+        loss=graph.loss,
+    )
 
 
 def sends(graph: Graph) -> list[Node]:

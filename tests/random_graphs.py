@@ -223,7 +223,7 @@ def random_graph(seed: int) -> Sample:
     machines = int(rng.integers(1, 6))
     maker = Maker(seed, machines)
     builders = [*OPS.values(), *COMPOUNDS]
-    steps = 1 + int(39 * rng.random() ** 3)
+    steps = 1 + int(39 * rng.random() ** 8)  # most graphs are small, some are not
     heart = int(rng.integers(steps))
     pinned = bool(rng.random() < 0.4)
     made: list[Node] = []

@@ -16,7 +16,7 @@ from rainshed.compiler.plan import Plan, Run, to_json
 from rainshed.compiler.simulate import memory_of
 from rainshed.ops.errors import ClusterError, CompileError, ContractError, UsageError
 
-GRAPHS, CHUNKS = 120, 4
+GRAPHS, CHUNKS = 100, 4
 MACHINES = 5  # the pins of random graphs name m0 to m4
 CARRIED = {"slice", "assemble", "copy", "constant"}  # these stand where the value or its reader is
 

@@ -1,6 +1,7 @@
 """Plans as data: JSON that comes back, sums over transfers, a name for the whole."""
 
 from dataclasses import FrozenInstanceError
+from functools import cache
 
 import pytest
 from compiler_kit import cluster
@@ -12,6 +13,7 @@ from rainshed.compiler.plan import VERSION, Plan, Recv, Send, cluster_of, to_jso
 from rainshed.ops.errors import PlanError
 
 
+@cache  # a plan never changes
 def a_plan(seed: int = 140, machines: int = 3) -> Plan:
     return compile(random_graph(seed).graph, cluster(machines), strategy="features")
 

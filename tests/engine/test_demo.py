@@ -96,7 +96,7 @@ def test_the_folder_must_be_one(tmp_path, capsys):
 
 @pytest.mark.process
 def test_a_short_demo(tmp_path):
-    words = ["--machines", "4", "--replicas", "2", "--servers", "2", "--steps", "120", "--json"]
+    words = ["--machines", "2", "--replicas", "2", "--servers", "2", "--steps", "120", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "rainshed", "demo", *words, "--out", tmp_path / "new"],
         capture_output=True,
@@ -107,21 +107,21 @@ def test_a_short_demo(tmp_path):
     assert done.returncode == OK, done.stderr
     found = json.loads(done.stdout)
     assert found["accuracy"] > 0.8
-    assert (found["machines"], found["replicas"], found["servers"]) == (4, 2, 2)
+    assert (found["machines"], found["replicas"], found["servers"]) == (2, 2, 2)
     assert found["steps"] == 120 and found["seconds"] > found["train_seconds"] > 0
     assert found["pushes"] == found["applied"] > 0 and found["bytes_sent"] > 120 * found["bytes_per_step"]
     assert found["measured_bytes_per_step"] == found["bytes_per_step"]
     assert found["step"]["bytes"]["ratio"] == 1 and found["step"]["machines"]["m0"]["busy"]["measured"] > 0
-    assert len(set(found["pids"])) == 1 + 2 * 4 + 2
-    assert set(found["processes"]) == {"coordinator", "s0", "s1"} | {f"r{r}/m{m}" for r in range(2) for m in range(4)}
+    assert len(set(found["pids"])) == 1 + 2 * 2 + 2
+    assert set(found["processes"]) == {"coordinator", "s0", "s1"} | {f"r{r}/m{m}" for r in range(2) for m in range(2)}
     assert not any(alive(pid) for pid in found["pids"])
-    assert "11 processes" in done.stderr and "steps " in done.stderr
+    assert "7 processes" in done.stderr and "steps " in done.stderr
     page = (tmp_path / "new" / "plan.html").read_text()
-    assert "Measured step" in page and "4 machines" in page
+    assert "Measured step" in page and "2 machines" in page
     events = json.loads((tmp_path / "new" / "trace.json").read_text())["traceEvents"]
     assert {e["args"]["name"] for e in events if e["name"] == "process_name"} == {
-        *(f"r{r}/m{m}" for r in range(2) for m in range(4)),
-        *(f"r0/m{m} predicted" for m in range(4)),
+        *(f"r{r}/m{m}" for r in range(2) for m in range(2)),
+        *(f"r0/m{m} predicted" for m in range(2)),
     }
     assert {e["ph"] for e in events} >= {"X", "s", "f", "C"}
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["plan.html", "trace.json"]

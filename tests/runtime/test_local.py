@@ -40,6 +40,7 @@ def test_partial_sums_are_added_on_another_machine(uri, threads):
             np.testing.assert_allclose(c.run({"x": x})["y"], x @ c.variables()["w"], rtol=1e-5, atol=1e-6)
         assert c.step == 5
         assert c.bytes_between == {pair: 5 * n for pair, n in plan.bytes_between.items()}
+        assert c.arrived == {t.key: (5, 5 * t.nbytes) for t in plan.transfers}
 
 
 def test_variables_are_put_together_and_cut():
@@ -214,3 +215,4 @@ def test_random_plans_give_bit_for_bit_what_one_thread_gives(seed, uri):
             for name, value in expected.items():
                 np.testing.assert_array_equal(out[name], value, err_msg=f"{name} in step {step}")
         assert c.bytes_between == {pair: 8 * n for pair, n in plan.bytes_between.items()}
+        assert c.arrived == {t.key: (8, 8 * t.nbytes) for t in plan.transfers}
