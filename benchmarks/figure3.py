@@ -1,0 +1,233 @@
+"""Figure 3 of the DistBelief paper, simulated: the speed-up of one model instance on 1 to 144 machines.
+
+    python -m benchmarks.figure3 [--nets images] [--machines 1 4 16] [--json] [--out figure3.svg] [--smoke]
+
+Every point is a plan of the compiler and its simulated step: forward, backward and the update of simple SGD on one mini-batch.
+Beside the automatic plan are plans as made by hand (benchmarks/handmade.py). The speed-up is against one machine. Machines and
+network are those of 2012, as options; none of them was measured, and the paper states none but the number of cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+from msgspec import structs
+
+from benchmarks.figure3_nets import NETWORKS, parameters
+from benchmarks.figure3_plot import draw
+from benchmarks.handmade import RULES, plan_by_hand
+from rainshed.compiler.machines import Cluster, Link, Machine
+from rainshed.compiler.pipeline import compile
+from rainshed.compiler.plan import Plan, Run
+from rainshed.compiler.timing import step_seconds
+
+MACHINES = (1, 2, 4, 8, 16, 32, 36, 64, 81, 100, 128, 144)
+SMOKE = {"nets": ["speech", "80M"], "machines": [1, 2, 4]}
+AUTO = "auto"
+STEPS, SEED = 5, 0  # of uneven steps
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """A machine is one processor as fast as all its cores together: how kernels are cut for cores is not simulated.
+
+    `flops` is what a core sustains, not its peak. Handling a message keeps its machine from computing, at both ends.
+    """
+
+    cores: int = 20  # the paper: "no more than 20 cores per machine"
+    flops: float = 7.5e9  # per core and second: a third of the peak of a core of the time
+    memory_bytes_per_s: float = 30e9  # per machine: two sockets
+    network_bits_per_s: float = 1e9  # per machine, each way
+    latency_s: float = 100e-6
+    message_s: float = 50e-6
+    kernel_s: float = 5e-6  # per call
+    batch: int = 128
+    jitter: float = 0.0  # standard deviation of the logarithm of a kernel's time
+
+    def cluster(self, machines: int) -> Cluster:
+        each = tuple(
+            Machine(
+                name=f"m{i}",
+                flops=self.cores * self.flops,
+                bytes_per_s=self.memory_bytes_per_s,
+                memory_bytes=2**37,  # so that one machine holds the largest network: the figure's denominator
+                overhead_s=self.kernel_s,
+                message_s=self.message_s,
+                message_bytes_per_s=self.memory_bytes_per_s,
+            )
+            for i in range(machines)
+        )
+        return Cluster(machines=each, default_link=Link(self.network_bits_per_s / 8, self.latency_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One plan to make. `plan`: AUTO, or one of handmade.RULES."""
+
+    net: str
+    machines: int
+    plan: str
+
+
+def cells(nets: list[str], machines: list[int]) -> Iterator[Cell]:
+    """The largest first, so that processes end together."""
+    for count in sorted({1, *machines}, reverse=True):
+        for net in nets:
+            yield Cell(net, count, AUTO)
+            if count > 1:
+                yield from (Cell(net, count, rule) for rule in NETWORKS[net].by_hand)
+
+
+def measure(cell: Cell, given: Assumptions) -> dict[str, Any]:
+    """The simulated step of one plan, and the seconds of processor time that making it took."""
+    graph, cluster = NETWORKS[cell.net].graph(given.batch), given.cluster(cell.machines)
+    start = time.process_time()
+    plan = compile(graph, cluster) if cell.plan == AUTO else plan_by_hand(graph, cluster, RULES[cell.plan])
+    seconds = time.process_time() - start
+    machines = plan.prediction.machines.values()
+    return {
+        "step_s": uneven_step(plan, cluster, given.jitter) if given.jitter else plan.prediction.step_s,
+        "bytes": plan.prediction.bytes,
+        "messages": plan.prediction.messages,
+        "compute_s": max(m.compute_s for m in machines),
+        "network_s": 8 * max(max(m.bytes_in, m.bytes_out) for m in machines) / given.network_bits_per_s,
+        "busy_machines": sum(m.compute_s > 0 for m in machines),
+        "strategy": plan.notes["strategy"],
+        "seconds": round(seconds, 2),
+    }
+
+
+def uneven_step(plan: Plan, cluster: Cluster, jitter: float) -> float:
+    """The mean of some steps whose kernels take longer or shorter by chance, each by itself; 1 on average. Seeded."""
+    random = np.random.default_rng(SEED)
+    steps = []
+    for _ in range(STEPS):
+        programs = []
+        for program in plan.programs:
+            factors = random.lognormal(-(jitter**2) / 2, jitter, len(program.instructions))
+            chance = tuple(
+                structs.replace(x, seconds=x.seconds * factor) if isinstance(x, Run) else x
+                for x, factor in zip(program.instructions, factors.tolist(), strict=True)
+            )
+            programs.append(structs.replace(program, instructions=chance))
+        steps.append(step_seconds(tuple(programs), cluster))
+    return statistics.mean(steps)
+
+
+def simulate(todo: list[Cell], given: Assumptions, jobs: int) -> dict[Cell, dict[str, Any]]:
+    """All plans, on so many processes of this computer; a line to stderr for each."""
+    found = {}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(measure, cell, given): cell for cell in todo}
+        for done in as_completed(futures):
+            cell, found[cell] = futures[done], done.result()
+            one = found[cell]
+            line = f"{len(found)}/{len(todo)} {cell.net}, {cell.machines} machines, {cell.plan}: {one['step_s'] * 1e3:.1f} ms"
+            print(f"{line} ({one['seconds']:.1f} s)", file=sys.stderr, flush=True)
+    return found
+
+
+def rows_of(found: Mapping[Cell, dict[str, Any]], nets: list[str], machines: list[int]) -> list[dict[str, Any]]:
+    """A row for each network and number of machines; every plan with its speed-up against one machine."""
+    rows = []
+    for net in nets:
+        alone = found[Cell(net, 1, AUTO)]["step_s"]
+        for count in machines:
+            plans = {
+                c.plan: v | {"speedup": alone / v["step_s"]}
+                for c, v in found.items()
+                if (c.net, c.machines) == (net, count)
+            }
+            row = {"net": net, "machines": count, "paper": NETWORKS[net].paper.get(count), "plans": plans}
+            rows.append(row)
+    return rows
+
+
+def slower(rows: list[dict[str, Any]]) -> list[str]:
+    """Where a plan made by hand is faster than the automatic one."""
+    found = []
+    for row in rows:
+        own = row["plans"][AUTO]["step_s"]
+        for name, one in row["plans"].items():
+            if one["step_s"] < own:
+                found.append(
+                    f"{row['net']}, {row['machines']} machines: {name} is {own / one['step_s'] - 1:.1%} faster"
+                )
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'network':<12}{'machines':>9}{'paper':>8}  speed-up of each plan (ms of a step, MB, messages)"]
+    for row in rows:
+        paper = "" if row["paper"] is None else f"{row['paper']:.2f}"
+        plans = "   ".join(
+            f"{name} {one['speedup']:5.2f} ({one['step_s'] * 1e3:.1f}, {one['bytes'] / 1e6:.1f}, {one['messages']})"
+            for name, one in row["plans"].items()
+        )
+        lines.append(f"{row['net']:<12}{row['machines']:>9}{paper:>8}  {plans}")
+    return "\n".join(lines)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--nets", nargs="+", default=list(NETWORKS), help="words out of their names: speech images 80M ..."
+    )
+    parser.add_argument("--machines", nargs="+", type=int, default=list(MACHINES))
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--out", help="the picture, .svg or .png; default figure3.svg, none with --smoke; needs matplotlib"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--smoke", action="store_true", help="two networks on up to four machines")
+    for each in fields(Assumptions):
+        kind = int if isinstance(each.default, int) else float
+        name = "--" + each.name.replace("_", "-")
+        parser.add_argument(name, type=kind, default=each.default, help=f"default {each.default:g}")
+    args = parser.parse_args()
+    if args.smoke:
+        args.nets, args.machines = SMOKE["nets"], SMOKE["machines"]
+    elif args.out is None:
+        args.out = "figure3.svg"
+    args.nets = [net for net in NETWORKS if any(word in net for word in args.nets)]
+    wrong = [m for m in args.machines if m < 1]
+    if not args.nets or wrong:
+        parser.error(f"the networks are {', '.join(NETWORKS)}; machines are 1 or more")
+    return args
+
+
+def main() -> None:
+    args = _arguments()
+    given = Assumptions(**{each.name: getattr(args, each.name) for each in fields(Assumptions)})
+    found = simulate(list(cells(args.nets, args.machines)), given, args.jobs)
+    rows = rows_of(found, args.nets, sorted(args.machines))
+    networks = [
+        {"net": net, "parameters": parameters(NETWORKS[net].graph(1)), "stated": NETWORKS[net].parameters}
+        for net in args.nets
+    ]
+    if args.out:
+        draw(rows, asdict(given), args.out)
+    if args.json:
+        print(
+            json.dumps(
+                {"assumptions": asdict(given), "networks": networks, "rows": rows, "by_hand_faster": slower(rows)}
+            )
+        )
+        return
+    print(table(rows))
+    print("\n".join(slower(rows) or ["no plan made by hand is faster than the automatic one"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Plans as an experienced person would make them by hand, through the same passes as the automatic ones.
+
+Only the layouts are made here, by rules that look at shapes and scopes; what follows (transfers, fusion, order, memory, the
+simulated step) is that of the compiler.
+
+    blocks   images and the weights of locally connected filters in a x b blocks of positions, as square as the machines allow;
+             fully connected layers as in columns
+    columns  every fully connected layer cut by its units: weights, their gradients and what the units give stay on one machine
+    layers   whole layers, in order, on one machine after the other, each machine with as even a share of the work as they allow;
+             a layer is what shares the outermost scope, forward and backward
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+
+from rainshed.compiler.cost import WEIGHTLESS
+from rainshed.compiler.layouts import Layout
+from rainshed.compiler.lower import lower
+from rainshed.compiler.machines import Cluster
+from rainshed.compiler.passes.schedule import schedule
+from rainshed.compiler.passes.split import Splitter, split
+from rainshed.compiler.pipeline import PASSES, run_passes
+from rainshed.compiler.plan import VERSION, Plan
+from rainshed.compiler.setting import Setting
+from rainshed.compiler.simulate import simulate
+from rainshed.compiler.strategy import FREE
+from rainshed.ops.ir import Graph, Node
+
+Layouts = dict[Node, Layout]
+Rule = Callable[[Graph, int], Layouts]
+
+
+def plan_by_hand(graph: Graph, cluster: Cluster, rule: Rule) -> Plan:
+    """The plan with the rule's layouts. Whether it fits the memory is not looked at."""
+    setting = Setting(cluster=cluster)
+    at = PASSES.index(split)
+
+    def split_by_hand(graph: Graph, setting: Setting) -> Graph:
+        return Splitter(graph, rule(graph, len(setting.cluster.machines))).run()
+
+    placed = run_passes(graph, setting, (*PASSES[:at], split_by_hand, *PASSES[at + 1 :]))
+    programs, transfers = lower(placed, schedule(placed, setting), setting)
+    return Plan(
+        version=VERSION,
+        programs=programs,
+        transfers=transfers,
+        cluster=cluster.to_data(),
+        prediction=simulate(programs, transfers, cluster),
+        notes={"strategy": "by hand"},
+    )
+
+
+def blocks(graph: Graph, machines: int) -> Layouts:
+    return {node: _block(node, machines) for node in graph.nodes() if node.op.name not in FREE}
+
+
+def columns(graph: Graph, machines: int) -> Layouts:
+    return {node: _column(node, machines) for node in graph.nodes() if node.op.name not in FREE}
+
+
+def layers(graph: Graph, machines: int) -> Layouts:
+    layer = _layers(graph)
+    work: dict[str, float] = {layer[n]: 0.0 for n in graph.nodes() if n.op.name == "variable"}  # in order
+    for node in graph.nodes():
+        if node.op.name not in WEIGHTLESS:
+            work[layer[node]] += node.op.cost_of(node).flops
+    before = dict(zip(work, itertools.accumulate(work.values(), initial=0.0), strict=False))
+    total = sum(work.values())
+    turn = {k: min(machines - 1, int((before[k] + work[k] / 2) / total * machines)) for k in work}
+    return {
+        node: Layout((1,) * len(node.access.axes), (turn[layer[node]],))
+        for node in graph.nodes()
+        if node.op.name not in FREE
+    }
+
+
+def _layers(graph: Graph) -> dict[Node, str]:
+    """What stands in no scope goes with what it reads; without that, with the last layer: it belongs to the loss."""
+    nodes = graph.nodes()
+    own = {n: (n.name if n.op.name == "variable" else n.origin.scope).partition("/")[0] for n in nodes}
+    last = next(own[n] for n in reversed(nodes) if own[n] and not n.origin.backward and n.op.name != "variable")
+    for node in nodes:
+        own[node] = own[node] or next((own[i] for i in node.inputs if own[i] and i.op.name not in FREE), last)
+    return own
+
+
+def _block(node: Node, machines: int) -> Layout:
+    """The axes of positions follow the batch, but in the weights of local filters they come first."""
+    rank = len(node.access.axes)
+    first = 0 if rank == 6 else 1
+    tall = _divisor(machines, math.isqrt(machines))
+    if rank >= 4:
+        found = _cut(node, {first: tall, first + 1: machines // tall})
+        if len(found.homes) == machines:
+            return found
+    return _column(node, machines)
+
+
+def _column(node: Node, machines: int) -> Layout:
+    """Along the units of the layer. Where images become rows or the other way round: along the batch, then along lines."""
+    axes = node.access.axes
+    if not axes:
+        return Layout((), (0,))
+    if node.op.name == "reshape":
+        batch = _divisor(machines, axes[0].max_parts)
+        return _cut(node, {0: batch, 1: machines // batch})
+    return _cut(node, {_units(node): machines})
+
+
+def _units(node: Node) -> int:
+    """The axis of a layer's units. A product by transposed weights adds up over them; transposed values have them first."""
+    axes = node.access.axes
+    if node.op.name == "matmul":
+        back = node.inputs[1]
+        return 2 if back.op.name == "matrix_transpose" and back.inputs[0].op.name == "variable" else 1
+    if node.op.name == "matrix_transpose" or axes[-1].max_parts == 1:
+        return 0
+    return len(axes) - 1
+
+
+def _cut(node: Node, parts: dict[int, int]) -> Layout:
+    """So many parts per axis, or as many as there can be, on the first machines in order."""
+    axes = node.access.axes
+    grid = tuple(min(parts.get(i, 1), axis.max_parts) for i, axis in enumerate(axes))
+    return Layout(grid, tuple(range(math.prod(grid))))
+
+
+def _divisor(n: int, most: int) -> int:
+    """The greatest divisor of n that is not above `most`."""
+    return next(d for d in range(min(n, most), 0, -1) if n % d == 0)
+
+
+RULES: Mapping[str, Rule] = {"blocks": blocks, "columns": columns, "layers": layers}
