@@ -33,7 +33,7 @@ from rainshed.compiler.plan import Plan, Run
 from rainshed.compiler.timing import step_seconds
 
 MACHINES = (1, 2, 4, 8, 16, 32, 36, 64, 81, 100, 128, 144)
-SMOKE = {"nets": ["speech", "80M"], "machines": [1, 2, 4]}
+SMOKE_NETS, SMOKE_MACHINES = ("speech", "80M"), (1, 2, 4)
 AUTO = "auto"
 STEPS, SEED = 5, 0  # of uneven steps
 
@@ -128,14 +128,22 @@ def uneven_step(plan: Plan, cluster: Cluster, jitter: float) -> float:
 def simulate(todo: list[Cell], given: Assumptions, jobs: int) -> dict[Cell, dict[str, Any]]:
     """All plans, on so many processes of this computer; a line to stderr for each."""
     found = {}
+    for cell, one in _measured(todo, given, jobs):
+        found[cell] = one
+        line = (
+            f"{len(found)}/{len(todo)} {cell.net}, {cell.machines} machines, {cell.plan}: {one['step_s'] * 1e3:.1f} ms"
+        )
+        print(f"{line} ({one['seconds']:.1f} s)", file=sys.stderr, flush=True)
+    return found
+
+
+def _measured(todo: list[Cell], given: Assumptions, jobs: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    if jobs == 1:
+        yield from ((cell, measure(cell, given)) for cell in todo)
+        return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(measure, cell, given): cell for cell in todo}
-        for done in as_completed(futures):
-            cell, found[cell] = futures[done], done.result()
-            one = found[cell]
-            line = f"{len(found)}/{len(todo)} {cell.net}, {cell.machines} machines, {cell.plan}: {one['step_s'] * 1e3:.1f} ms"
-            print(f"{line} ({one['seconds']:.1f} s)", file=sys.stderr, flush=True)
-    return found
+        yield from ((futures[done], done.result()) for done in as_completed(futures))
 
 
 def rows_of(found: Mapping[Cell, dict[str, Any]], nets: list[str], machines: list[int]) -> list[dict[str, Any]]:
@@ -144,11 +152,9 @@ def rows_of(found: Mapping[Cell, dict[str, Any]], nets: list[str], machines: lis
     for net in nets:
         alone = found[Cell(net, 1, AUTO)]["step_s"]
         for count in machines:
-            plans = {
-                c.plan: v | {"speedup": alone / v["step_s"]}
-                for c, v in found.items()
-                if (c.net, c.machines) == (net, count)
-            }
+            names = [n for n in (AUTO, *NETWORKS[net].by_hand) if Cell(net, count, n) in found]
+            made = {name: found[Cell(net, count, name)] for name in names}
+            plans = {name: one | {"speedup": alone / one["step_s"]} for name, one in made.items()}
             row = {"net": net, "machines": count, "paper": NETWORKS[net].paper.get(count), "plans": plans}
             rows.append(row)
     return rows
@@ -181,26 +187,23 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--nets", nargs="+", default=list(NETWORKS), help="words out of their names: speech images 80M ..."
-    )
-    parser.add_argument("--machines", nargs="+", type=int, default=list(MACHINES))
+    parser.add_argument("--nets", nargs="+", help="words out of their names: speech images 80M ...; default all")
+    parser.add_argument("--machines", nargs="+", type=int, help=f"default {' '.join(map(str, MACHINES))}")
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument(
-        "--out", help="the picture, .svg or .png; default figure3.svg, none with --smoke; needs matplotlib"
-    )
+    parser.add_argument("--out", help="the picture, .svg or .png; default figure3.svg; needs matplotlib")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-    parser.add_argument("--smoke", action="store_true", help="two networks on up to four machines")
+    parser.add_argument(
+        "--smoke", action="store_true", help="other defaults: two networks, up to four machines, no picture"
+    )
     for each in fields(Assumptions):
         kind = int if isinstance(each.default, int) else float
         name = "--" + each.name.replace("_", "-")
         parser.add_argument(name, type=kind, default=each.default, help=f"default {each.default:g}")
     args = parser.parse_args()
-    if args.smoke:
-        args.nets, args.machines = SMOKE["nets"], SMOKE["machines"]
-    elif args.out is None:
-        args.out = "figure3.svg"
-    args.nets = [net for net in NETWORKS if any(word in net for word in args.nets)]
+    args.out = args.out or ("" if args.smoke else "figure3.svg")
+    args.machines = sorted(set(args.machines or (SMOKE_MACHINES if args.smoke else MACHINES)))
+    words = args.nets or (SMOKE_NETS if args.smoke else NETWORKS)
+    args.nets = [net for net in NETWORKS if any(word in net for word in words)]
     wrong = [m for m in args.machines if m < 1]
     if not args.nets or wrong:
         parser.error(f"the networks are {', '.join(NETWORKS)}; machines are 1 or more")
@@ -211,11 +214,8 @@ def main() -> None:
     args = _arguments()
     given = Assumptions(**{each.name: getattr(args, each.name) for each in fields(Assumptions)})
     found = simulate(list(cells(args.nets, args.machines)), given, args.jobs)
-    rows = rows_of(found, args.nets, sorted(args.machines))
-    networks = [
-        {"net": net, "parameters": parameters(NETWORKS[net].graph(1)), "stated": NETWORKS[net].parameters}
-        for net in args.nets
-    ]
+    rows = rows_of(found, args.nets, args.machines)
+    networks = [{"net": k, "parameters": parameters(n.graph(1)), "stated": n.parameters} for k, n in NETWORKS.items()]
     if args.out:
         draw(rows, asdict(given), args.out)
     if args.json:

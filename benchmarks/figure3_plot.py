@@ -41,8 +41,8 @@ def draw(rows: Sequence[Row], assumptions: Mapping[str, float], path: str) -> No
 def _panel(ax: Any, net: str, rows: list[Row]) -> None:
     network, colour = NETWORKS[net], COLOURS[net]
     for plan in dict.fromkeys(name for row in rows for name in row["plans"]):
-        points = [(row["machines"], row["plans"][plan]["speedup"]) for row in rows if plan in row["plans"]]
-        x, y = zip(*points, strict=True)
+        points = {1: 1.0} | {row["machines"]: row["plans"][plan]["speedup"] for row in rows if plan in row["plans"]}
+        x, y = list(points), list(points.values())
         if plan == "auto":
             ax.plot(x, y, color=colour, linewidth=2, marker=".", markersize=7, label="automatic plan", zorder=3)
         else:
