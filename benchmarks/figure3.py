@@ -50,7 +50,7 @@ class Assumptions:
     memory_bytes_per_s: float = 30e9  # per machine: two sockets
     network_bits_per_s: float = 1e9  # per machine, each way
     latency_s: float = 100e-6
-    message_s: float = 50e-6
+    message_s: float = 20e-6
     kernel_s: float = 5e-6  # per call
     batch: int = 128
     jitter: float = 0.0  # standard deviation of the logarithm of a kernel's time

@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 
-from rainshed.compiler.cost import WEIGHTLESS
+from rainshed.compiler.cost import FREE, WEIGHTLESS
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster
@@ -26,7 +26,6 @@ from rainshed.compiler.pipeline import PASSES, run_passes
 from rainshed.compiler.plan import VERSION, Plan
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import simulate
-from rainshed.compiler.strategy import FREE
 from rainshed.ops.ir import Graph, Node
 
 Layouts = dict[Node, Layout]

@@ -17,7 +17,9 @@ PLAN = {
 
 def run(*words):
     line = [sys.executable, "-m", "benchmarks.figure3", "--smoke", "--json", "--jobs", "1", *words]
-    return json.loads(subprocess.run(line, cwd=ROOT, capture_output=True, check=True, timeout=50).stdout)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
