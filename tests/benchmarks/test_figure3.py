@@ -23,33 +23,40 @@ def run(*words):
 
 
 @pytest.fixture(scope="module")
-def small():
-    return run("--machines", "1", "2")
+def speech():
+    return run("--nets", "speech")
 
 
-def test_the_networks_are_as_large_as_the_paper_says(small):
-    assert [net["stated"] for net in small["networks"]] == [42e6, 80e6, 330e6, 1.7e9]
-    for net in small["networks"]:
+def test_the_networks_are_as_large_as_the_paper_says(speech):
+    assert [net["stated"] for net in speech["networks"]] == [42e6, 80e6, 330e6, 1.7e9]
+    for net in speech["networks"]:
         assert net["parameters"] == pytest.approx(net["stated"], rel=0.05), net["net"]
 
 
-def test_a_small_run_gives_every_field(small):
-    assert small["assumptions"]["cores"] == 20
-    assert [row["paper"] for row in small["rows"]] == [1.0, 1.36, 1.0, 1.12]
-    for row in small["rows"]:
-        names = ["auto", "columns" if "speech" in row["net"] else "blocks", "layers"]
-        assert list(row["plans"]) == names[: 1 if row["machines"] == 1 else 3]
-        assert all(set(one) == PLAN for one in row["plans"].values())
+def test_a_small_run_gives_every_field(speech):
+    assert speech["assumptions"]["cores"] == 20 and speech["by_hand_faster"] == []
+    assert [(row["net"], row["machines"], row["paper"]) for row in speech["rows"]] == [
+        ("speech 42M", 1, 1.0),
+        ("speech 42M", 2, 1.36),
+    ]
+    alone, pair = (row["plans"] for row in speech["rows"])
+    assert list(alone) == ["auto"] and list(pair) == ["auto", "columns", "layers"]
+    assert all(set(one) == PLAN for one in (*alone.values(), *pair.values()))
+    assert alone["auto"]["speedup"] == 1 and alone["auto"]["messages"] == 0
+    assert 1 < pair["columns"]["speedup"] <= pair["auto"]["speedup"] < 2
+    assert pair["auto"]["busy_machines"] == pair["layers"]["busy_machines"] == 2
 
 
-def test_two_machines_are_faster_than_one_and_slower_than_two(small):
-    for row in small["rows"]:
-        assert row["plans"]["auto"]["busy_machines"] == row["machines"]
-        assert row["machines"] / 2 < row["plans"]["auto"]["speedup"] <= row["machines"]
+def test_images_in_blocks():
+    """Four blocks have half a border each way: what crosses per machine is that of two."""
+    rows = run("--nets", "80M", "--machines", "2", "4", "--plans", "blocks")["rows"]
+    two, four = (row["plans"]["blocks"] for row in rows)
+    assert 1 < two["speedup"] < 2 < four["speedup"] < 4
+    assert four["network_s"] == pytest.approx(two["network_s"], rel=0.15)
 
 
-def test_assumptions_are_options_and_kernels_that_vary_make_a_step_longer(small):
-    found = run("--nets", "speech", "--machines", "2", "--jitter", "0.5")
-    assert found["assumptions"] == small["assumptions"] | {"jitter": 0.5}
-    even, uneven = (next(row for row in each["rows"] if row["machines"] == 2)["plans"] for each in (small, found))
-    assert even["columns"]["step_s"] < uneven["columns"]["step_s"]
+def test_assumptions_are_options_and_kernels_that_vary_make_a_step_longer(speech):
+    found = run("--nets", "speech", "--machines", "2", "--plans", "columns", "--jitter", "0.5")
+    assert found["assumptions"] == speech["assumptions"] | {"jitter": 0.5}
+    even, uneven = speech["rows"][1]["plans"]["columns"], found["rows"][0]["plans"]["columns"]
+    assert even["step_s"] < uneven["step_s"] and even["bytes"] == uneven["bytes"]
