@@ -11,7 +11,7 @@ Source  Catalyurek and Aykanat 1999 (connectivity - 1 is the volume); Wang et al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 
@@ -383,7 +383,7 @@ class _Builder:
                 if node in cut.node.inputs:
                     self._parcel(made.first, (made.first, cut.first), 0, False)
             return
-        wanted = [(made.pieces, made.owners)]
+        wanted: list[tuple[tuple[Box, ...], Sequence[int]]] = [(made.pieces, made.owners)]
         wanted += [(regions, range(c.first, c.first + len(c.tiles))) for c, regions in self._readers(node)]
         if len(wanted) > 1:
             for size, sets in _cells(fixed(node.shape), [list(w[0]) for w in wanted]):
@@ -433,7 +433,7 @@ class _Builder:
         vertex = np.array(self.task_vertex, np.int64)
         work = np.zeros(len(self.layer))
         np.add.at(work, vertex, np.array(self.task_work) + np.array(self.task_behind))
-        starts, pins = _packed(list(nets))
+        starts, members = _packed(list(nets))
         reader_starts, readers = _packed([tuple(p for p in pins if p != maker) for (maker, pins, _), _ in parcels])
         return Tiling(
             work=work,
@@ -441,7 +441,7 @@ class _Builder:
             nbytes=np.array(self.nbytes, np.int64),
             place=np.array(self.place).reshape(len(self.place), AXES),
             starts=starts,
-            pins=pins,
+            pins=members,
             weight=np.array(list(nets.values()), np.int64),
             layers=tuple(self.layers),
             tasks=Tasks(

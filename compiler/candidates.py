@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import zip_longest
 
 from rainshed.compiler.layouts import Layout
 from rainshed.ops.access import Access, Box, Interval, Reach, box_size, cuts
 
-MOST = 16  # candidates of one kind of node
+MOST = 28  # candidates of one kind of node
 LONG = 2.5  # a grid of machines longer than this, against its width, is not the only one that is tried
 
 
@@ -21,7 +22,8 @@ def candidates(
     machines: tuple[int, ...],
     speeds: tuple[float, ...],
 ) -> tuple[Layout, ...]:
-    """Layouts on these machines of these speeds: the whole on the first machine, then cuts, those that read least first.
+    """Layouts on these machines of these speeds: the whole on the first machine, then cuts, for each choice of axes those that
+    read least.
 
     The same tiles in another order of machines are another candidate: which tile lies beside which decides what crosses.
     """
@@ -34,8 +36,18 @@ def candidates(
         found += _bisections(access, machines, speeds)
     found = list(dict.fromkeys(found))
     worth = {layout: _reads(access, layout, shapes, shape) for layout in found}
-    found.sort(key=lambda layout: (sum(n > 1 for n in layout.grid) > 1, worth[layout]))
-    return (single, *found[: MOST - 1])
+    found.sort(key=lambda layout: (worth[layout], _surface(access, layout)))
+    kept: dict[tuple[int, ...], list[Layout]] = {}
+    for layout in found:
+        kept.setdefault(tuple(i for i, n in enumerate(layout.grid) if n > 1), []).append(layout)
+    # the best of each choice of axes, then the second best of each, ..., so that neighbours find the same ones
+    turns = zip_longest(*(kept[axes] for axes in sorted(kept, key=len)))
+    return (single, *[layout for turn in turns for layout in turn if layout is not None][: MOST - 1])
+
+
+def _surface(access: Access, layout: Layout) -> float:
+    """How long the borders of a grid are: what a neighbour with windows would read across them."""
+    return sum((n - 1) / max(1, axis.size) for n, axis in zip(layout.grid, access.axes, strict=True))
 
 
 def _has_square(count: int) -> bool:

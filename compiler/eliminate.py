@@ -32,13 +32,13 @@ class Problem:
         return total + sum(float(m[choice[i], choice[j]]) for (i, j), m in self.pairs.items())
 
 
-def solve(problem: Problem, start: Sequence[int]) -> tuple[int, ...]:
-    """A choice that costs no more than `start`; the cheapest of all, if the tables stay small."""
+def solve(problem: Problem, start: Sequence[int]) -> tuple[tuple[int, ...], bool]:
+    """A choice that costs no more than `start`, and whether it is the cheapest of all: it is, if the tables stay small."""
     best = list(start)
     alone = frozenset(i for i, u in enumerate(problem.unary) if len(u) == 1)  # nothing to choose: no axis of a table
     order, held = _order(problem, frozenset(), alone)
     if not held:
-        return tuple(_exact(problem, best, order, alone))
+        return tuple(_exact(problem, best, order, alone)), True
     best = _descend(problem, best)
     for turn in range(ROUNDS):
         new = _exact(problem, best, order, held | alone)
@@ -47,7 +47,7 @@ def solve(problem: Problem, start: Sequence[int]) -> tuple[int, ...]:
         elif turn:
             break
         order, held = _order(problem, held, alone)
-    return tuple(best)
+    return tuple(best), False
 
 
 def _descend(problem: Problem, start: Sequence[int]) -> list[int]:

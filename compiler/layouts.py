@@ -126,16 +126,16 @@ def _cells(access: Access, layout: Layout, shape: tuple[int, ...], results: list
     table = np.zeros((2, len(results), *(max(1, len(axis) - 1) for axis in edges)), bool)
     for kind, given in enumerate((results, owned)):
         for i, box in enumerate(given):
-            table[(kind, i, *(slice(at[d][low], at[d][high]) for d, (low, high) in enumerate(box)))] = True
+            table[kind, i][tuple(slice(at[d][low], at[d][high]) for d, (low, high) in enumerate(box))] = True
     codes: dict[bytes, int] = {}
     flat = np.ascontiguousarray(table.reshape(2 * len(results), -1).T)
     marks = np.array([codes.setdefault(row.tobytes(), len(codes)) for row in flat]).reshape(table.shape[2:])
     found = []
     for low, high in block_runs(marks):
         cell = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        one = (slice(None), slice(None), *low)
-        members = tuple(np.flatnonzero(table[one][0]).tolist())
-        owners = np.flatnonzero(table[one][1]).tolist() or members[:1]
+        gives, owns = table[np.index_exp[:, :] + low]
+        members = tuple(np.flatnonzero(gives).tolist())
+        owners = np.flatnonzero(owns).tolist() or members[:1]
         box = tuple((edges[d][s.start], edges[d][s.stop]) for d, s in enumerate(cell))
         homes = list(dict.fromkeys(layout.homes[m] for m in owners))
         for part, home in zip(_slices(box, len(homes)), homes, strict=False):

@@ -46,7 +46,7 @@ PASSES: tuple[Pass, ...] = (
 )  # then schedule, and lower (with allocate): graph -> Plan, one list of Run/Send/Recv/Free per machine
 
 NO_PINS: Mapping[str, str] = MappingProxyType({})
-PLANS = 4  # that are made and simulated, of the strategies with the best estimates
+PLANS = 5  # that are made and simulated, of the strategies with the best estimates
 MUCH = 20_000  # instructions, after which no further plan is made
 WORSE = 1.5  # an estimate so many times the best one is not followed up
 

@@ -241,7 +241,7 @@ def best_of(state: Any, v: int) -> Any:
 def draw(random: np.ndarray) -> int:
     """The next of a sequence of numbers below 2**31."""
     random[0] = (random[0] * 1103515245 + 12345) % 2147483648
-    return random[0] >> 8
+    return int(random[0] >> 8)
 
 
 @numba.njit(cache=True)

@@ -68,7 +68,7 @@ class Search:
     ) -> None:
         self.graph, self.cluster, self.given = graph, cluster, given
         self.machines = len(cluster.machines)
-        self.speed = np.array([max(device.flops for device in (m, *m.units)) for m in cluster.machines])
+        self.speed = np.array([max(m.flops, *(u.flops for u in m.units), 0.0) for m in cluster.machines])
         self.band = np.array([m.bytes_per_s for m in cluster.machines])
         self.wires = Wires.of(cluster)
         self.holding = spread.holding
@@ -285,8 +285,8 @@ class Search:
             if not changed:
                 return
 
-    def settle(self) -> None:
-        """The cheapest choice for all nodes at once, no worse than the present one.
+    def settle(self) -> bool:
+        """The cheapest choice for all nodes at once, no worse than the present one. Whether there can be no cheaper one.
 
         Nodes of one layer that are of one kind and do the same (the time steps of a recurrent layer) choose alike.
         """
@@ -306,11 +306,12 @@ class Search:
         start = [0] * len(alike)
         for node in reversed(self.nodes):
             start[of[node]] = self.chosen[node]
-        choice = solve(Problem(unary, pairs), start)
+        choice, exact = solve(Problem(unary, pairs), start)
         before, cost = self.chosen, self.cost()
         self.chosen = {node: choice[of[node]] for node in self.nodes}
         if self.cost() > cost:
             self.chosen = before
+        return exact
 
     def alike(self) -> dict[Node, int]:
         """Numbers of nodes, equal for those that have to choose alike."""

@@ -19,7 +19,7 @@ from rainshed.ops.ir import Graph, Node
 
 Start = Callable[[Search, Node], int]
 MANY = 1 << 20  # stages: one for every machine
-SHORT_S, MIDDLE_S, LONG_S = 1e-3, 5e-3, 20e-3  # steps from which some strategies are worth the time that they take
+SHORT_S, MIDDLE_S, LONG_S = 1e-3, 5e-3, 0.1  # steps from which some strategies are worth the time that they take
 
 
 # -- starts -----------------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ STRATEGIES: dict[str, Strategy] = {
     "longest": Strategy(along_longest, "sweep"),
     "layers": Strategy(layer_by_layer, "sweep"),
     "even": Strategy(in_space, "keep"),  # every op on all machines, whether the search likes it or not
-    "half": Strategy(in_space, spread=Spread(parts=2), after="exact", worth_s=SHORT_S),
+    "half": Strategy(in_space, spread=Spread(parts=2), after="exact", within=1.3, worth_s=SHORT_S),
     "quarter": Strategy(in_space, spread=Spread(parts=4), after="half"),
     "stages": Strategy(in_space, spread=Spread(stages=2), after="exact", worth_s=SHORT_S),
     "more stages": Strategy(in_space, spread=Spread(stages=4), after="stages", within=2.0),
@@ -197,23 +197,25 @@ def rank(graph: Graph, setting: Setting) -> dict[str, float]:
 
 def _run(search: Search, strategy: Strategy) -> None:
     if strategy.then == "solve":
-        _best_start(search)
-        search.settle()
+        _best_settled(search)
     else:
         search.start(strategy.start)
     if strategy.then != "keep":
         search.improve()
 
 
-def _best_start(search: Search) -> None:
-    """The cheapest of what the starts give when each node then takes its cheapest layout."""
+def _best_settled(search: Search) -> None:
+    """The cheapest of what the starts lead to: where the elimination is not exact, the start decides what it finds."""
     best: tuple[float, dict[Node, int]] | None = None
     for start in (in_space, along_features, along_batch, along_longest, on_one):
         search.start(start)
         search.improve()
+        exact = search.settle()
         cost = search.cost()
         if best is None or cost < best[0]:
             best = cost, search.chosen
+        if exact:
+            break
     assert best is not None
     search.chosen = best[1]
 
