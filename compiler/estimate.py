@@ -26,6 +26,7 @@ class _Estimate:
     def __init__(self, search: Search) -> None:
         self.search, self.count = search, search.machines
         self.clock, self.sent, self.taken = (np.zeros(self.count) for _ in range(3))
+        self.busy, self.out, self.into = (np.zeros(self.count) for _ in range(3))  # without waiting
         self.finish: dict[Node, np.ndarray] = {}
         self.there: dict[Node, np.ndarray] = {}  # when what went to a machine has come
         self.moved: dict[Node, np.ndarray] = {}
@@ -60,7 +61,9 @@ class _Estimate:
                     heapq.heappush(queue, (self._start(reader), -tail[reader], place[reader]))
         for value, variable in search.stored():
             self._bring(value, variable, -1)
-        return float(max([self.clock.max(), *(t.max() for t in self.there.values())]))
+        end = float(max([self.clock.max(), *(t.max() for t in self.there.values())]))
+        busy = min(end, float(max(self.busy.max(), self.out.max(), self.into.max())))
+        return busy + (end - busy) / search.slices  # of slices, only the first and the last wait as a whole batch would
 
     def _start(self, node: Node) -> float:
         """When the last of a node's machines has what it needs, and time."""
@@ -84,6 +87,7 @@ class _Estimate:
             busy = share > 0
             own = search.compute(node, share, one.calls)
             self.clock[busy] = np.maximum(self.clock, ready)[busy] + own[busy]
+            self.busy += own
         self.finish[node] = np.where(share > 0, np.maximum(self.clock, ready), 0.0)
         self.there[node] = self.finish[node].copy()
         self.moved[node] = np.zeros((self.count, self.count))
@@ -112,6 +116,8 @@ class _Estimate:
         seconds = nbytes * self.search.wires.per_byte
         out, into, goes = seconds.sum(axis=1), seconds.sum(axis=0), nbytes > 0
         self.clock += (goes.sum(axis=0) + goes.sum(axis=1)) * self.search.wires.overhead_s
+        self.out += out
+        self.into += into
         begin = np.maximum(self.finish[value], self.sent)
         self.sent = np.where(out > 0, begin + out, self.sent)
         first = np.where(goes, begin[:, None], np.inf).min(axis=0)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from rainshed.compiler.estimate import estimate
 from rainshed.compiler.guide import guide
 from rainshed.compiler.layouts import Layout
-from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition import Aim
 from rainshed.compiler.search import Search
 from rainshed.compiler.setting import Setting
@@ -151,7 +150,7 @@ def _searching(graph: Graph, setting: Setting, strategy: Strategy) -> Search:
 def _guided(graph: Graph, setting: Setting) -> Search:
     searches = setting.shared.setdefault(graph, {})
     if GUIDED not in searches:
-        best = next(iter(rank(graph, setting)))
+        best = next(n for n in rank(graph, setting) if STRATEGIES[n].spread.slices == 1)
         search = search_of(graph, replace(setting, strategy=best))
         guide(search)
         search.ends[GUIDED] = search.chosen
@@ -178,19 +177,27 @@ def rank(graph: Graph, setting: Setting) -> dict[str, float]:
     ranks = setting.shared.setdefault(graph, {})
     if "rank" in ranks:
         return dict(ranks["rank"])
-    found: dict[str, float] = {}
-    seen: set[tuple[Layout, ...]] = set()
-    for name in useful(setting.cluster):
-        strategy, shortest = STRATEGIES[name], min(found.values(), default=math.inf)
-        if strategy.last or found.get(strategy.after, 0.0) > strategy.within * shortest or shortest < strategy.worth_s:
+    about: dict[str, float] = {}  # of each strategy; the same for those that do the same
+    distinct: dict[object, str] = {}
+    for name, strategy in STRATEGIES.items():
+        shortest = min(about.values(), default=math.inf)
+        if strategy.last or shortest < strategy.worth_s or (strategy.after and strategy.after not in about):
             continue
-        if strategy.after and strategy.after not in found:
+        if strategy.after and about[strategy.after] > strategy.within * shortest:
             continue
-        search = search_of(graph, replace(setting, strategy=name))
-        layouts = tuple(search.facts[node].kind.options[i].layout for node, i in search.chosen.items())
-        if layouts not in seen:
-            seen.add(layouts)
-            found[name] = estimate(search)
+        machines = tuple(groups(setting.cluster, strategy.spread))
+        first = distinct.setdefault(
+            (strategy.start, strategy.then, machines, strategy.spread.slices, strategy.tiles), name
+        )
+        if first == name:
+            search = search_of(graph, replace(setting, strategy=name))
+            layouts = tuple(search.facts[node].kind.options[i].layout for node, i in search.chosen.items())
+            first = distinct.setdefault(layouts, name)
+            about[name] = about[first] if first in about else estimate(search)
+            distinct.setdefault(f"{about[name]:.6g} s", name)  # all but the same: one plan of it is enough
+        else:
+            about[name] = about[first]
+    found = {name: seconds for name, seconds in about.items() if distinct[f"{seconds:.6g} s"] == name}
     ranks["rank"] = dict(sorted(found.items(), key=lambda item: item[1]))
     return dict(ranks["rank"])
 
@@ -218,18 +225,3 @@ def _best_settled(search: Search) -> None:
             break
     assert best is not None
     search.chosen = best[1]
-
-
-def useful(cluster: Cluster) -> list[str]:
-    """The strategies that differ on this cluster."""
-    found: dict[object, str] = {}
-    for name, strategy in STRATEGIES.items():
-        kind = (
-            strategy.start,
-            strategy.then,
-            tuple(groups(cluster, strategy.spread)),
-            strategy.spread.slices,
-            strategy.tiles,
-        )
-        found.setdefault((*kind, strategy.last), name)
-    return list(found.values())

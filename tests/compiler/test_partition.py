@@ -1,0 +1,175 @@
+"""Tiles and their placement: exact bytes against closed forms and against plans, the optimum on small cases, caps and pins."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+import rainshed as rs
+from rainshed.compiler.atoms import Tiling, tiling
+from rainshed.compiler.machines import Cluster, Link, Machine
+from rainshed.compiler.partition import Aim, phase_balance, place_tiles, starts_of, task_of
+from rainshed.compiler.refine import Task, crossing, excess, refine
+from rainshed.compiler.seeds import blocks
+from rainshed.compiler.simulate_tiles import Rates, simulate_tiles
+from rainshed.compiler.tiled import layouts_of
+from rainshed.ops.ir import Graph
+
+
+def cluster(*speeds: float) -> Cluster:
+    machines = tuple(Machine(name=f"m{i}", flops=s * 1e9, memory_bytes=2**34) for i, s in enumerate(speeds))
+    return Cluster(machines=machines, default_link=Link(1.25e8, 1e-4))
+
+
+def local_net(size: int, channels: int, k: int) -> Graph:
+    h = rs.input("x", (1, size, size, 2))
+    for _ in range(2):
+        h = rs.layers.local2d(h, channels, k, padding="same", bias=False)
+    return rs.graph(loss=rs.sum(h))
+
+
+def dense_net(batch: int, *units: int) -> Graph:
+    h = rs.input("x", (batch, units[0]))
+    for n in units[1:]:
+        h = rs.layers.dense(h, n, bias=False)
+    return rs.graph(loss=rs.sum(h))
+
+
+@pytest.mark.parametrize("g", [2, 3, 4])
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_squares_of_a_local_network_move_halos(g: int, k: int) -> None:
+    """Forwards and backwards 2(2(g-1)(k-1) N C + ((g-1)(k-1))^2 C) elements, and a partial sum of the loss from each machine."""
+    size, channels = 24, 4
+    tiles = tiling(local_net(size, channels, k), 144)
+    task = task_of(tiles, cluster(*[1.0] * g * g), Aim())
+    home = blocks(tiles, (1, g, g))
+    halo = 2 * (g - 1) * (k - 1) * size * channels + ((g - 1) * (k - 1)) ** 2 * channels
+    loss = g * g - 1
+    assert crossing(task, home) in (4 * 2 * (halo + loss), 4 * (2 * halo + loss))
+    assert phase_balance(tiles, cluster(*[1.0] * g * g), home) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bytes_are_those_of_every_element_sent_to_a_machine_once(seed: int) -> None:
+    """Atoms against sets of (element, machine), for random placements of a network whose tiles overlap in what they read."""
+    size, channels, k = 12, 2, 3
+    graph = local_net(size, channels, k)
+    tiles = tiling(graph, 16)
+    machines = 3
+    home = np.random.default_rng(seed).integers(0, machines, tiles.vertices)
+    task = task_of(tiles, cluster(*[1.0] * machines), Aim())
+    expected = 0
+    for value, cut in tiles.cuts.items():
+        shape = tuple(int(n) for n in value.shape)
+        there = np.full(shape, -1)
+        owner = dict(zip(cut.pieces, cut.owners, strict=True))
+        for box, task_number in owner.items():
+            there[tuple(slice(a, b) for a, b in box)] = home[tiles.tasks.vertex[task_number]]
+        asked = np.zeros((machines, *shape), bool)
+        for reader in tiles.cuts.values():
+            for i, given in enumerate(reader.node.inputs):
+                if given is value:
+                    for t, box in enumerate(reader.tiles):
+                        m = home[tiles.tasks.vertex[reader.first + t]]
+                        shapes = tuple(tuple(int(n) for n in v.shape) for v in reader.node.inputs)
+                        region = reader.access.regions(box, shapes)[i]
+                        asked[(m, *(slice(a, b) for a, b in region))] = True
+        for m in range(machines):
+            expected += 2 * 4 * int((asked[m] & (there != m)).sum())
+        partial: dict[object, set[int]] = {}
+        for t, box in enumerate(cut.tiles):
+            region = cut.access.result(box, shape)
+            partial.setdefault(region, set()).add(int(home[tiles.tasks.vertex[cut.first + t]]))
+        for region, members in partial.items():
+            own = int(home[tiles.tasks.vertex[owner[region]]])
+            elements = int(np.prod([b - a for a, b in region]))
+            expected += 2 * 4 * elements * len(members - {own})
+    assert crossing(task, home) == expected
+
+
+def enumerated(task: Task) -> int:
+    """The fewest bytes under the caps, of all placements."""
+    count, machines = len(task.load), task.machines
+    best = np.iinfo(np.int64).max
+    for rest in product(range(machines), repeat=count - 1):
+        home = np.array((0, *rest), np.int64)  # machines are alike: the first vertex may lie on the first
+        if excess(task, home) == 0:
+            best = min(best, crossing(task, home))
+    return int(best)
+
+
+@pytest.mark.parametrize(
+    "graph, parts, machines",
+    [
+        (local_net(8, 2, 3), 4, 2),
+        (local_net(12, 2, 5), 4, 2),
+        (dense_net(4, 8, 16, 8), 4, 2),
+        (dense_net(4, 8, 16, 8), 3, 3),
+        (dense_net(16, 4, 8, 32), 4, 2),
+    ],
+)
+def test_small_cases_are_within_5_percent_of_the_optimum(graph: Graph, parts: int, machines: int) -> None:
+    tiles = tiling(graph, parts)
+    assert tiles.vertices <= 14
+    there = cluster(*[1.0] * machines)
+    task = task_of(tiles, there, Aim())
+    found = place_tiles(tiles, there, Aim())
+    assert found.excess == 0
+    assert found.nbytes <= 1.05 * enumerated(task)
+
+
+@pytest.mark.parametrize("speeds", [(1, 1, 1), (1, 2, 3), (1, 1, 1, 1, 1, 1, 1), (4, 1, 1, 1, 1)])
+def test_caps_hold_for_any_number_and_speed_of_machines(speeds: tuple[float, ...]) -> None:
+    tiles, there = tiling(local_net(24, 4, 3), 144), cluster(*speeds)
+    found = place_tiles(tiles, there, Aim())
+    assert found.excess == 0
+    work = np.bincount(found.home, weights=tiles.work, minlength=len(speeds))
+    fair = tiles.work.sum() * np.array(speeds) / sum(speeds)
+    assert (work <= 1.25 * fair).all()
+    assert found.nbytes == crossing(task_of(tiles, there, Aim()), found.home)
+    again = place_tiles(tiles, there, Aim())
+    assert (again.home == found.home).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_refinement_saves_bytes_and_leaves_the_fixed(seed: int) -> None:
+    tiles, there = tiling(local_net(24, 4, 3), 64), cluster(1, 1, 1, 1)
+    random = np.random.default_rng(seed)
+    fixed = np.where(random.random(tiles.vertices) < 0.1, random.integers(0, 4, tiles.vertices), -1)
+    task = task_of(tiles, there, Aim(), fixed)
+    for name, home in starts_of(tiles, there).items():
+        start = np.where(fixed >= 0, fixed, home)
+        found = refine(task, start, seed=seed, kicks=2)
+        assert (found[fixed >= 0] == fixed[fixed >= 0]).all(), name
+        better = excess(task, start) == 0
+        assert not better or (excess(task, found) == 0 and crossing(task, found) <= crossing(task, start)), name
+
+
+def test_blocks_of_one_machine_become_one_tile() -> None:
+    """144 tiles in four squares are four tiles again."""
+    tiles = tiling(local_net(24, 4, 3), 144)
+    found = layouts_of(tiles, blocks(tiles, (1, 2, 2)))
+    heavy = [layout for node, layout in found.items() if node.op.name == "local2d"]
+    assert len(heavy) == 2
+    for layout in heavy:
+        assert layout.cut is not None and sorted(layout.homes) == [0, 1, 2, 3]
+        assert {box[1:3] for box in layout.cut} == set(product([(0, 12), (12, 24)], repeat=2))
+
+
+def test_tiles_that_wait_take_their_time() -> None:
+    """Two layers on two machines: computing, sending, computing, and back again."""
+    tiles: Tiling = tiling(dense_net(4, 8, 16, 8), 1)
+    tasks = tiles.tasks
+    order = np.arange(len(tasks.vertex))
+    home = np.zeros(tiles.vertices, np.int64)
+    rates = Rates(np.array([1e3, 1e3]), 1e3, 0.5)
+    alone, messages = simulate_tiles(tasks, home, rates)
+    assert messages == 0 and alone == pytest.approx((tasks.work + tasks.behind).sum() / 1e3)
+    second = tasks.vertex[order[1]]
+    home[second] = 1
+    apart, messages = simulate_tiles(tasks, home, rates)
+    assert messages == 4  # to the second layer, to the loss, and both back
+    moved = sum(int(n) for n, m in zip(tasks.nbytes, tasks.maker, strict=True) if m >= 0 and order[m] in (0, 1))
+    assert apart == pytest.approx(alone + 2 * moved / 1e3 + messages * 0.5)
