@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -412,6 +412,22 @@ def walk(roots: Iterable[Node]) -> tuple[Node, ...]:
             else:
                 done[stack.pop()] = None
     return tuple(done)
+
+
+def numbered(nodes: Sequence[Node]) -> tuple[list[list[int]], list[list[int]]]:
+    """For each node, by its place in the list: whose values it reads, each once, and who reads its value.
+
+    In  `nodes` are a whole graph
+    """
+    number = {node: i for i, node in enumerate(nodes)}
+    reads: list[list[int]] = []
+    readers: list[list[int]] = [[] for _ in nodes]
+    for i, node in enumerate(nodes):
+        values = [number[v] for v in (node.inputs if len(node.inputs) < 2 else dict.fromkeys(node.inputs))]
+        reads.append(values)
+        for v in values:
+            readers[v].append(i)
+    return reads, readers
 
 
 def users(nodes: Iterable[Node]) -> dict[Node, list[Node]]:

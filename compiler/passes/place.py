@@ -6,7 +6,7 @@ from rainshed.compiler.cost import FREE, Clock
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST, choose_units
-from rainshed.ops.ir import Device, Graph, Node
+from rainshed.ops.ir import Device, Graph, Node, numbered
 
 SWEEPS = 3
 CHEAP = 4.0  # a node is free to move if it takes no more than this many call overheads
@@ -42,31 +42,29 @@ class _Refinement:
 
     def __init__(self, graph: Graph, cluster: Cluster) -> None:
         self.nodes = graph.nodes()
-        number = {node: i for i, node in enumerate(self.nodes)}
+        reads, _ = numbered(self.nodes)
         self.home = [max(0, node.origin.home) for node in self.nodes]
         self.free = [node.op.name in FREE for node in self.nodes]
-        self.inputs = [
-            [v for i in dict.fromkeys(n.inputs) if not self.free[v := number[i]]] if n.inputs else [] for n in self.nodes
-        ]
+        self.inputs = [[v for v in values if not self.free[v]] for values in reads]
         self.at_home: list[dict[int, int]] = [{} for _ in self.nodes]
         for reader, values in enumerate(self.inputs):
             at = self.home[reader]
             for v in values:
                 self.at_home[v][at] = self.at_home[v].get(at, 0) + 1
         self.nbytes = [node.type.nbytes for node in self.nodes]
-        self.movable = self._movable(graph, number, cluster)
+        self.movable = self._movable(set(graph.roots), cluster)
 
-    def _movable(self, graph: Graph, number: dict[Node, int], cluster: Cluster) -> list[int]:
-        held = {number[node] for node in graph.roots}
-        for i, node in enumerate(self.nodes):
-            if self.free[i] or node.op.name in ("variable", "pick") or node.origin.pin is not None:
-                held.add(i)
+    def _movable(self, held: set[Node], cluster: Cluster) -> list[int]:
+        """`held`: what stays where it is, in any case."""
+        for node in self.nodes:
+            if node.op.name in FREE or node.op.name in ("variable", "pick") or node.origin.pin is not None:
+                held.add(node)
             if node.op.name == "pick":
-                held.update(number[value] for value in node.inputs)
+                held.update(node.inputs)
         machine, clock = cluster.machines[0], Clock(cluster)
         limit, device = CHEAP * machine.overhead_s, Device(machine.name)
         return [
-            i for i, n in enumerate(self.nodes) if n.inputs and i not in held and clock.seconds(n, device) <= limit
+            i for i, n in enumerate(self.nodes) if n.inputs and n not in held and clock.seconds(n, device) <= limit
         ]
 
     def run(self) -> list[int]:

@@ -49,6 +49,7 @@ class Splitter:
         self.graph, self.layouts = graph, layouts
         self.names = value_names(graph)
         self.make = Maker()
+        self.alike: dict[Hashable, Node] = {}
         self.pieces: dict[int, Pieces] = {}
         self.cuts: dict[Hashable, Cut] = {}
         self.made: dict[Node, Made] = {}
@@ -103,8 +104,7 @@ class Splitter:
         if key not in self.cuts:
             self.cuts[key] = Cut.of(*key)
         cut, lying = self.cuts[key], self._lying(pieces(access, layout, shape))
-        alike: dict[Hashable, Node] = {}
-        parts = [self._tile(node, cut, i, home, alike) for i, home in enumerate(layout.homes)]
+        parts = [self._tile(node, cut, i, home) for i, home in enumerate(layout.homes)]
         self.made[node] = Made(lying, [self._added(node, piece, parts, layout) for piece in lying.placed])
 
     def _lying(self, placed: tuple[Placed, ...]) -> Pieces:
@@ -122,20 +122,20 @@ class Splitter:
         box = None if isinstance(node.type, TupleType) else whole(fixed(node.shape))
         return node.op.make(tuple(inputs), node.attrs, self._origin(node, home, box))
 
-    def _tile(self, node: Node, cut: Cut, i: int, home: int, alike: dict[Hashable, Node]) -> Node:
-        """Tile i of a node. `alike`: a tile of the same node for each combination of attributes and types of inputs."""
+    def _tile(self, node: Node, cut: Cut, i: int, home: int) -> Node:
+        """Tile i of a node. Those of nodes that are alike are alike if their inputs and their own attributes are."""
         inputs = tuple([self.bring(v, region, home) for v, region in zip(node.inputs, cut.regions[i], strict=True)])
         origin = self._origin(node, home, cut.results[i])
         own: Mapping[str, Any] = {}
         if node.op.tile is not None and cut.boxes[i]:
             own = node.op.tile(tile_of(node, cut.boxes[i], cut.regions[i], cut.results[i]))
-        key = (tuple([value.type for value in inputs]), *own.values())
+        key = (node.known, tuple([value.type for value in inputs]), *own.values())
         try:
-            first = alike.get(key)
+            first = self.alike.get(key)
         except TypeError:  # an array among the attributes: no other tile has the same
             return node.op.make(inputs, {**node.attrs, **own}, origin)
         if first is None:
-            first = alike[key] = node.op.make(inputs, {**node.attrs, **own}, origin)
+            first = self.alike[key] = node.op.make(inputs, {**node.attrs, **own}, origin)
         return first.alike(inputs, origin)
 
     def _added(self, node: Node, piece: Placed, parts: list[Node], layout: Layout) -> Node:
