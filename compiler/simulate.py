@@ -16,7 +16,8 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
 
     Raises  PlanError if machines wait for each other for ever
     """
-    compute = {p.machine: sum((i.seconds for i in p.instructions if isinstance(i, Run)), 0.0) for p in programs}
+    runs = {p.machine: [i for i in p.instructions if isinstance(i, Run)] for p in programs}
+    compute = {machine: sum([i.seconds for i in own], 0.0) for machine, own in runs.items()}
     into = dict.fromkeys(compute, 0)
     out = dict.fromkeys(compute, 0)
     for t in transfers:
@@ -30,7 +31,7 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
     }
     rate = {m: min((cluster.link(m, o).bytes_per_s for o in compute if o != m), default=math.inf) for m in compute}
     busiest = max((max(into[m], out[m]) / rate[m] for m in compute), default=0.0)
-    total_flops = sum(i.flops for p in programs for i in p.instructions if isinstance(i, Run))
+    total_flops = sum(i.flops for own in runs.values() for i in own)
     even = total_flops / sum(m.flops + sum(u.flops for u in m.units) for m in cluster.machines)
     return Prediction(
         step_s=step_seconds(programs, cluster),
