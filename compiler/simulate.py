@@ -59,21 +59,20 @@ def unit_memory_of(program: Program) -> dict[str, int]:
 
 def check_order(programs: tuple[Program, ...]) -> None:
     """Raises PlanError unless every machine can run its list from top to bottom."""
-    at = {p.machine: 0 for p in programs}  # next instruction
+    rest = {p.machine: iter(p.instructions) for p in programs}
     sent: set[int] = set()
-    progress = True
-    while progress:
-        progress = False
-        for program in programs:
-            first = i = at[program.machine]
-            for instruction in program.instructions[i:]:
-                if isinstance(instruction, Recv) and instruction.key not in sent:
-                    break
-                if isinstance(instruction, Send):
-                    sent.add(instruction.key)
-                i += 1
-            at[program.machine] = i
-            progress |= i > first
-    stuck = [p.machine for p in programs if at[p.machine] < len(p.instructions)]
+    waiting: dict[int, list[str]] = {}  # transfer -> the machines that cannot go on without it
+    able = list(rest)
+    while able:
+        machine = able.pop()
+        for instruction in rest[machine]:
+            if isinstance(instruction, Send):
+                sent.add(instruction.key)
+                able += waiting.pop(instruction.key, [])
+            elif isinstance(instruction, Recv) and instruction.key not in sent:
+                waiting.setdefault(instruction.key, []).append(machine)
+                break
+    held = {machine for machines in waiting.values() for machine in machines}
+    stuck = [p.machine for p in programs if p.machine in held]
     if stuck:
         raise PlanError(f"the plan never ends: {', '.join(stuck)} wait for each other")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from rainshed.compiler.setting import Setting
-from rainshed.ops.fused import fused, is_fusable
+from rainshed.ops.fused import is_fusable, kernel_of
 from rainshed.ops.ir import Graph, Known, Node, users
 from rainshed.ops.op import constant_op
 from rainshed.ops.source import input_op
-from rainshed.ops.text import graph_text
 
 MAX_NODES = 24  # of one kernel: longer ones gain nothing, and take long to print and to compile
 MAX_INPUTS = 12
@@ -86,11 +85,10 @@ def _kernel(members: list[Node], new: dict[Node, Node], kernels: dict[Hashable, 
     for node in members:
         for i in node.inputs:
             if _inline(i):
-                body.setdefault(i, constant_op.make((), i.attrs))
-        body[node] = node.op.make(tuple(body[i] for i in node.inputs), node.attrs)
-    text = graph_text(Graph({"y": body[last]}))
+                body.setdefault(i, i.at(None))
+        body[node] = node.alike(tuple([body[i] for i in node.inputs]), node.origin)
     # The body's walk must meet x0, x1, ... by name, whatever their order.
-    kernel = kernels[form] = fused.make(inputs, {"body": text}, last.origin, last.device)
+    kernel = kernels[form] = kernel_of(Graph({"y": body[last]}), inputs).alike(inputs, last.origin, last.device)
     return kernel
 
 
