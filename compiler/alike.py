@@ -1,4 +1,4 @@
-"""What passes that make very many nodes share: of nodes that are alike only the first is checked, of equal questions one is answered.
+"""What passes that make very many nodes share: of nodes that are alike only the first is checked; equal questions are answered once.
 
 A pass turns one node into hundreds of tiles that differ in nothing but where they are. Their types, attributes and costs are
 worked out once, and so is which pieces of a value a region touches.

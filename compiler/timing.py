@@ -351,7 +351,7 @@ def _node(program: Program, machine: Machine, processor: _Processor) -> _Node:
         reads: tuple[int, ...] = ()
         if isinstance(instruction, Run):
             reads = instruction.inputs
-            on_unit[i] = any([values[v].unit != HOST for v in instruction.outputs])
+            on_unit[i] = any(values[v].unit != HOST for v in instruction.outputs)
             seconds[i] = instruction.seconds if on_unit[i] else node.core_seconds(instruction.seconds)
             if len(instruction.outputs) == 1:
                 followers[i] = readers[instruction.outputs[0]]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from rainshed.compiler.alike import Maker
+from rainshed.compiler.cost import FREE
 from rainshed.compiler.layouts import disjoint
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST, variables_of

@@ -14,7 +14,7 @@ from rainshed.compiler.layouts import Layout, Placed, pieces
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.strategy import choose_layouts
 from rainshed.ops import CATALOGUE
-from rainshed.ops.access import Access, Box, box_shape, box_size, whole, within
+from rainshed.ops.access import Box, box_shape, box_size, whole, within
 from rainshed.ops.assemble import assemble
 from rainshed.ops.ir import Graph, Node, Origin
 from rainshed.ops.op import constant_op, tile_of
