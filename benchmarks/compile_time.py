@@ -61,8 +61,8 @@ def tiles_of(plan: Plan) -> int:
 
 
 def depth_for(tiles: int, cluster: Cluster) -> int:
-    """How many layers give about so many tiles, judged by two small networks."""
-    few, more = (tiles_of(rs.compile(layers(n), cluster)) for n in (SOME, 2 * SOME))
+    """How many layers give about so many tiles, judged by two small networks that use all machines."""
+    few, more = (tiles_of(rs.compile(layers(n), cluster, strategy="even")) for n in (SOME, 2 * SOME))
     return max(1, SOME + round((tiles - few) * SOME / max(1, more - few)))
 
 

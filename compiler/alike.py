@@ -1,4 +1,4 @@
-"""What passes that make very many nodes share: of nodes that are alike only the first is checked; equal questions are answered once.
+"""What passes that make very many nodes share: of nodes that are alike one is checked; equal questions are answered once.
 
 A pass turns one node into hundreds of tiles that differ in nothing but where they are. Their types, attributes and costs are
 worked out once, and so is which pieces of a value a region touches.
@@ -6,7 +6,7 @@ worked out once, and so is which pieces of a value a region touches.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class Cut:
         boxes = tiles(access, layout)
         cut = np.array(boxes, np.int64).reshape(len(boxes), len(access.axes), 2)
         inputs = [_boxes(regions_of(reaches, cut, size)) for reaches, size in zip(access.inputs, shapes, strict=True)]
-        regions = list(zip(*inputs, strict=True)) if inputs else [()] * len(boxes)
+        regions: list[tuple[Box, ...]] = list(zip(*inputs, strict=True)) if inputs else [()] * len(boxes)
         return cls(boxes, regions, _boxes(regions_of(access.output, cut, shape)))
 
 
@@ -87,11 +87,11 @@ class Pieces:
         return self._touched[region]
 
     def _touch(self, region: Box) -> list[Touch]:
-        near = range(len(self.placed))
+        near: Iterable[int] = range(len(self.placed))
         if len(self.placed) > FEW:
             low, high = np.array(region, np.int64).reshape(-1, 2).T
-            common = np.minimum(self._corners[..., 1], high) - np.maximum(self._corners[..., 0], low)
-            near = np.flatnonzero((common > 0).all(axis=1)).tolist()
+            lengths = np.minimum(self._corners[..., 1], high) - np.maximum(self._corners[..., 0], low)
+            near = np.flatnonzero((lengths > 0).all(axis=1)).tolist()
         found = []
         for i in near:
             box = self.placed[i].box

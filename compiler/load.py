@@ -155,7 +155,8 @@ class _Checker:
         self.received: set[int] = set()
         self.live: set[int] = set()
         self.dead: set[int] = set()
-        self.occupied: dict[str, list[tuple[int, int, int]]] = {}  # unit -> live (start, stop, value) in its arena, by start
+        # unit -> (start, stop, value) of what is alive in its arena, by start
+        self.occupied: dict[str, list[tuple[int, int, int]]] = {}
         self.results = results
         self.assignable = {v.value for v in program.variables}
 
@@ -251,7 +252,8 @@ class _Checker:
         start, stop = value.offset, value.offset + value.nbytes
         if start < stop:
             at = bisect_left(lying, (start, stop, number))
-            for low, high, other in lying[max(0, at - 1) : at + 1]:  # those that live do not overlap: only neighbours can
+            neighbours = lying[max(0, at - 1) : at + 1]  # those that are alive do not overlap: only these can
+            for low, high, other in neighbours:
                 if start < high and low < stop:
                     raise _wrong(path, f"value {number} overwrites value {other}, which is still read")
             lying.insert(at, (start, stop, number))

@@ -115,7 +115,6 @@ def _transfers(graph: Graph, keys: dict[Node, int]) -> tuple[Transfer, ...]:
     return tuple(found)
 
 
-
 def _name_of(node: Node) -> str:
     if node.origin.box is None:
         return node.origin.of or node.op.name
@@ -136,8 +135,9 @@ class _Lowering:
         self.reads: dict[Node, int] = {}  # how often each value is still read here
         self.picked: dict[Node, set[int]] = {}  # which items of a tuple have a pick
         for node in share.order:
-            for value in () if node.op is recv else _unique(node.inputs):  # its send is elsewhere, and reads the value there
-                self.reads[value] = self.reads.get(value, 0) + 1
+            if node.op is not recv:  # its send is elsewhere, and reads the value there
+                for value in _unique(node.inputs):
+                    self.reads[value] = self.reads.get(value, 0) + 1
             if node.op is pick_op:
                 self.picked.setdefault(node.inputs[0], set()).add(node.attrs["index"])
         self.step_value = -1

@@ -189,9 +189,7 @@ def kernel_of(body: Graph, inputs: tuple[Node, ...]) -> Node:
     y, text = body.outputs["y"], graph_text(body)
     flops = sum(n.op.cost_of(n).flops for n in body.nodes())
     cost = Cost(flops, sum(value.type.nbytes for value in inputs) + y.type.nbytes)
-    return Node(
-        op=fused, inputs=inputs, type=y.type, attrs=MappingProxyType({"body": text}), known=Known(cost=cost)
-    )
+    return Node(op=fused, inputs=inputs, type=y.type, attrs=MappingProxyType({"body": text}), known=Known(cost=cost))
 
 
 def is_fusable(node: Node) -> bool:

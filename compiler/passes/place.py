@@ -63,9 +63,7 @@ class _Refinement:
                 held.update(node.inputs)
         machine, clock = cluster.machines[0], Clock(cluster)
         limit, device = CHEAP * machine.overhead_s, Device(machine.name)
-        return [
-            i for i, n in enumerate(self.nodes) if n.inputs and n not in held and clock.seconds(n, device) <= limit
-        ]
+        return [i for i, n in enumerate(self.nodes) if n.inputs and n not in held and clock.seconds(n, device) <= limit]
 
     def run(self) -> list[int]:
         """The home of every node."""
