@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small sizes only")
     args = parser.parse_args()
     if args.smoke:
-        args.machines, args.tiles, args.chain = [4], [100, 200], 1500
+        args.machines, args.tiles, args.chain = [4], [100, 200], 300
     rows = []
     for machines in args.machines:
         cluster = cluster_of(machines)
