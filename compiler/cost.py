@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rainshed.compiler.machines import Cluster, Machine, Rate, Unit
-from rainshed.ops.ir import Device, Node
+from rainshed.ops.ir import Device, Known, Node
 from rainshed.ops.op import Op
 
 # Free at every machine: fed to it, or written into its program.
@@ -45,6 +45,25 @@ def unit_seconds(unit: Unit, flops: float, nbytes: float) -> float:
 def copy_seconds(unit: Unit, nbytes: int) -> float:
     """Seconds of a copy between a machine's memory and that of one of its units."""
     return unit.overhead_s + nbytes / unit.copy_bytes_per_s
+
+
+class Clock:
+    """The seconds of nodes on the devices of a cluster, worked out once for all nodes that are alike."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._seconds: dict[Device, dict[Known, float]] = {}
+
+    def seconds(self, node: Node, device: Device) -> float:
+        """As the function `seconds`."""
+        if node.op.name in WEIGHTLESS:
+            return 0.0
+        if node.op.name == "copy":  # depends on where its value is, too
+            return seconds(node, self.cluster, device)
+        found = self._seconds.setdefault(device, {})
+        if node.known not in found:
+            found[node.known] = seconds(node, self.cluster, device)
+        return found[node.known]
 
 
 def seconds(node: Node, cluster: Cluster, device: Device) -> float:

@@ -7,7 +7,8 @@ held to the same rules as in a user's graph.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ from rainshed.ops.ir import Node, Origin
 from rainshed.ops.op import MAX_BYTES, Op
 from rainshed.ops.source import input_op
 from rainshed.ops.text import parse_attr
-from rainshed.ops.types import DTYPES, TensorType, TupleType
+from rainshed.ops.types import DTYPES, TensorType, TupleType, Type
 
 MAX_FILE_BYTES = 1 << 30
 _DTYPES = {d.short: d for d in DTYPES}
+Results = dict[Hashable, Type]  # what an op gives for these inputs and attributes
 
 
 def load_plan(path: str | Path, ops: Mapping[str, Op]) -> Plan:
@@ -87,8 +89,9 @@ def check_plan(plan: Plan, ops: Mapping[str, Op]) -> None:
     transfers = _check_transfers(plan, cluster)
     sent: set[int] = set()
     received: set[int] = set()
+    results: Results = {}
     for i, program in enumerate(plan.programs):
-        checker = _Checker(program, f"$.programs[{i}]", ops, transfers)
+        checker = _Checker(program, f"$.programs[{i}]", ops, transfers, results)
         checker.run()
         check_units(program, f"$.programs[{i}]", cluster.machine(program.machine), ops)
         for found, seen in ((checker.sent, sent), (checker.received, received)):
@@ -144,13 +147,18 @@ def _check_transfers(plan: Plan, cluster: Cluster) -> dict[int, Transfer]:
 class _Checker:
     """One program: walks the list and keeps what is defined, alive, and where it lies."""
 
-    def __init__(self, program: Program, path: str, ops: Mapping[str, Op], transfers: Mapping[int, Transfer]) -> None:
+    def __init__(
+        self, program: Program, path: str, ops: Mapping[str, Op], transfers: Mapping[int, Transfer], results: Results
+    ) -> None:
         self.program, self.path, self.ops, self.transfers = program, path, ops, transfers
         self.sent: set[int] = set()
         self.received: set[int] = set()
         self.live: set[int] = set()
         self.dead: set[int] = set()
-        self.occupied: dict[str, list[tuple[int, int, int]]] = {}  # unit -> live (start, stop, value) in its arena
+        # unit -> (start, stop, value) of what is alive in its arena, by start
+        self.occupied: dict[str, list[tuple[int, int, int]]] = {}
+        self.results = results
+        self.assignable = {v.value for v in program.variables}
 
     def run(self) -> None:
         for i, value in enumerate(self.program.values):
@@ -242,11 +250,13 @@ class _Checker:
         self._define(number, ARENA, path)
         lying = self.occupied.setdefault(value.unit, [])
         start, stop = value.offset, value.offset + value.nbytes
-        for low, high, other in lying:
-            if start < high and low < stop:
-                raise _wrong(path, f"value {number} overwrites value {other}, which is still read")
         if start < stop:
-            lying.append((start, stop, number))
+            at = bisect_left(lying, (start, stop, number))
+            neighbours = lying[max(0, at - 1) : at + 1]  # those that are alive do not overlap: only these can
+            for low, high, other in neighbours:
+                if start < high and low < stop:
+                    raise _wrong(path, f"value {number} overwrites value {other}, which is still read")
+            lying.insert(at, (start, stop, number))
         return value
 
     def _read(self, number: int, path: str) -> Value:
@@ -264,18 +274,24 @@ class _Checker:
             raise _wrong(path, "its cost is not one")
         op = self.ops[run.op]
         inputs = [self._read(v, path) for v in run.inputs]
+        # The same question gets the same answer: tiles of one op are checked once.
+        key = (run.op, tuple((v.dtype, v.shape) for v in inputs), tuple(run.attrs.items()))
+        if key in self.results:
+            self._results(run, self.results[key], path)
+            return
         try:
             attrs = {name: parse_attr(text) for name, text in run.attrs.items()}
             leaves = tuple(_leaf(i, v) for i, v in enumerate(inputs))
-            node = op.make(leaves, attrs, Origin())
+            result = op.make(leaves, attrs, Origin()).type
         except RainshedError as error:
             raise _wrong(path, error.message, line=run.line or None) from None
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
             raise _wrong(path, f"{run.op} does not take these attributes: {error}") from None
-        self._results(run, node, path)
+        self.results[key] = result
+        self._results(run, result, path)
 
-    def _results(self, run: Run, node: Node, path: str) -> None:
-        types = node.type.items if isinstance(node.type, TupleType) else (node.type,)
+    def _results(self, run: Run, result: Type, path: str) -> None:
+        types = result.items if isinstance(result, TupleType) else (result,)
         if len(types) != len(run.outputs):
             raise _wrong(path, f"{run.op} has {len(types)} results, not {len(run.outputs)}")
         for number, type in zip(run.outputs, types, strict=True):
@@ -308,12 +324,13 @@ class _Checker:
             raise _wrong(path, f"value {free.value} lies in {value.place!r} and is not freed")
         self.live.discard(free.value)
         self.dead.add(free.value)
-        lying = self.occupied.get(value.unit, [])
-        self.occupied[value.unit] = [row for row in lying if row[2] != free.value]
+        if value.nbytes:
+            lying = self.occupied[value.unit]
+            del lying[bisect_left(lying, (value.offset, value.offset + value.nbytes, free.value))]
 
     def _assign(self, assign: Assign, path: str) -> None:
         new, old = self._read(assign.value, path), self._read(assign.variable, path)
-        if not any(v.value == assign.variable for v in self.program.variables):
+        if assign.variable not in self.assignable:
             raise _wrong(path, f"value {assign.variable} is not a variable")
         if (new.dtype, new.shape) != (old.dtype, old.shape):
             raise _wrong(path, f"a variable of {old.dtype}{list(old.shape)} cannot become {new.dtype}{list(new.shape)}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from rainshed.compiler.cost import seconds
+from rainshed.compiler.cost import Clock
 from rainshed.compiler.passes.allocate import Arena
 from rainshed.compiler.plan import (
     ARENA,
@@ -26,9 +27,10 @@ from rainshed.compiler.plan import (
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST
 from rainshed.ops.access import Box, whole
-from rainshed.ops.ir import Graph, Node, users
+from rainshed.ops.ir import Graph, Node
+from rainshed.ops.source import pick_op
 from rainshed.ops.text import attr_text
-from rainshed.ops.transfer import copy
+from rainshed.ops.transfer import copy, recv, send
 from rainshed.ops.types import TensorType, TupleType, fixed
 
 
@@ -38,13 +40,38 @@ def lower(graph: Graph, order: list[Node], setting: Setting) -> tuple[tuple[Prog
     In      `order` is a schedule of the graph
     Out     one program per machine, also for one that has nothing to do; every Recv has one Send of the same size
     """
-    keys = {node: i for i, node in enumerate(n for n in order if n.op.name == "send")}
+    keys = {node: i for i, node in enumerate(n for n in order if n.op is send)}
+    shares: dict[str, Share] = {name: Share(name) for name in setting.cluster.names}
+    for node in order:
+        assert node.device is not None
+        shares[node.device.machine].order.append(node)
     shapes = _whole_shapes(graph)
-    programs = []
-    for machine in setting.cluster.names:
-        mine = [n for n in order if n.device is not None and n.device.machine == machine]
-        programs.append(_Lowering(graph, mine, keys, shapes, setting).program(machine))
-    return tuple(programs), _transfers(graph, keys)
+    for key, node in graph.outputs.items():
+        name = key.rpartition("@")[0]
+        _share_of(node, shares).outputs.append((name, node, shapes[name]))
+    for key, node in graph.updates.items():
+        _share_of(node, shares).updates.append((key.rpartition("@")[0], node))
+    for node in graph.roots:
+        _share_of(node, shares).roots.add(node)
+    clock = Clock(setting.cluster)
+    programs = tuple(_Lowering(share, keys, clock).program() for share in shares.values())
+    return programs, _transfers(graph, keys)
+
+
+@dataclass(slots=True)
+class Share:
+    """What one machine has to do: its nodes in order, and which of them are asked for."""
+
+    machine: str
+    order: list[Node] = field(default_factory=list)
+    outputs: list[tuple[str, Node, tuple[int, ...]]] = field(default_factory=list)  # name, node, shape of the whole
+    updates: list[tuple[str, Node]] = field(default_factory=list)  # name of the variable, node
+    roots: set[Node] = field(default_factory=set)
+
+
+def _share_of(node: Node, shares: Mapping[str, Share]) -> Share:
+    assert node.device is not None
+    return shares[node.device.machine]
 
 
 def _whole_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
@@ -64,12 +91,15 @@ def root_box(node: Node) -> Box:
 
 
 def _transfers(graph: Graph, keys: dict[Node, int]) -> tuple[Transfer, ...]:
-    readers = users(graph.nodes())
+    first: dict[Node, Node] = {}  # a send or recv -> its first reader
+    for node in graph.nodes():
+        for value in node.inputs:
+            if value.op is send or value.op is recv:
+                first.setdefault(value, node)
     found = []
     for node, key in keys.items():
         assert node.device is not None
-        arrival = readers[node][0]
-        reader = next(iter(readers.get(arrival, ())), None)
+        reader = first.get(first[node])
         found.append(
             Transfer(
                 key=key,
@@ -94,49 +124,38 @@ def _name_of(node: Node) -> str:
 class _Lowering:
     """Walks one machine's nodes in order, gives each a value, frees values after their last reader."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        order: list[Node],
-        keys: dict[Node, int],
-        shapes: dict[str, tuple[int, ...]],
-        setting: Setting,
-    ) -> None:
-        self.graph, self.order, self.keys, self.shapes, self.setting = graph, order, keys, shapes, setting
+    def __init__(self, share: Share, keys: dict[Node, int], clock: Clock) -> None:
+        self.share, self.keys, self.clock = share, keys, clock
         self.values: list[Value] = []
+        self.nbytes: list[int] = []  # of each value
         self.number: dict[Node, int] = {}
         self.items: dict[Node, tuple[int, ...]] = {}  # values of a tuple node
         self.instructions: list[Instruction] = []
         self.arenas: dict[str, Arena] = {}
-        self.reads = self._reads()
-        self.pinned: set[int] = set()
+        self.reads: dict[Node, int] = {}  # how often each value is still read here
+        self.picked: dict[Node, set[int]] = {}  # which items of a tuple have a pick
+        for node in share.order:
+            if node.op is not recv:  # its send is elsewhere, and reads the value there
+                for value in _unique(node.inputs):
+                    self.reads[value] = self.reads.get(value, 0) + 1
+            if node.op is pick_op:
+                self.picked.setdefault(node.inputs[0], set()).add(node.attrs["index"])
         self.step_value = -1
         self.fed: dict[tuple[str, str, Box], int] = {}
         self.feeds: list[Feed] = []
         self.variables: list[Variable] = []
 
-    def _reads(self) -> dict[Node, int]:
-        """How often each value is still read on this machine; a pick reads its tuple's item."""
-        count: dict[Node, int] = {}
-        for node in self.order:
-            for value in dict.fromkeys(node.inputs):
-                if node.op.name != "recv":
-                    count[value] = count.get(value, 0) + 1
-        return count
-
-    def program(self, machine: str) -> Program:
-        own = set(self.order)
-        roots = {n for n in self.graph.roots if n in own}
-        for node in self.order:
-            self._node(node, roots)
-        self._assign(own)
+    def program(self) -> Program:
+        for node in self.share.order:
+            self._node(node)
+        self._assign()
         outputs = [
-            Output(name=name, value=self.number[node], box=root_box(node), whole=self.shapes[name])
-            for name, node in ((key.rpartition("@")[0], node) for key, node in self.graph.outputs.items())
-            if node in own
+            Output(name=name, value=self.number[node], box=root_box(node), whole=shape)
+            for name, node, shape in self.share.outputs
         ]
+        kept = [n for v, n in zip(self.values, self.nbytes, strict=True) if v.place == KEPT and v.unit == HOST]
         return Program(
-            machine=machine,
+            machine=self.share.machine,
             values=tuple(self.values),
             instructions=tuple(self.instructions),
             feeds=tuple(self.feeds),
@@ -144,28 +163,37 @@ class _Lowering:
             outputs=tuple(outputs),
             step_value=self.step_value,
             arena_nbytes=self.arenas[HOST].peak if HOST in self.arenas else 0,
-            kept_nbytes=sum(v.nbytes for v in self.values if v.place == KEPT and v.unit == HOST),
+            kept_nbytes=sum(kept),
             unit_arenas={unit: arena.peak for unit, arena in sorted(self.arenas.items()) if unit != HOST},
         )
 
-    def _node(self, node: Node, roots: set[Node]) -> None:
-        name = node.op.name
-        if name == "pick":
+    def _node(self, node: Node) -> None:
+        op = node.op
+        if op is pick_op:
             self.number[node] = self.items[node.inputs[0]][node.attrs["index"]]
             self.reads[node] = self.reads.get(node, 0)
             return
-        if name == "send":
+        if op is recv:
+            self._receive(node)
+            self._release_unread(node)
+            return
+        if op is send:
             self.instructions.append(Send(self.number[node.inputs[0]], self.keys[node], node.attrs["to"]))
         elif isinstance(node.type, TupleType):
             self.items[node] = tuple(self._value(node, item, ARENA) for item in node.type.items)
             self._run(node, self.items[node])
         else:
             self._tensor(node, node.type)
-        for value in dict.fromkeys(node.inputs):
-            if name != "recv":
-                self._read(value, roots)
-        if not self.reads.get(node) and node not in roots and name != "send":
-            self._release(node)
+        for value in _unique(node.inputs):
+            self._read(value)
+        if op is not send:
+            self._release_unread(node)
+
+    def _receive(self, node: Node) -> None:
+        (sent,) = node.inputs
+        assert sent.device is not None
+        number = self.number[node] = self._value(node, node.tensor_type, ARENA)
+        self.instructions.append(Recv(number, self.keys[sent], sent.device.machine))
 
     def _tensor(self, node: Node, type: TensorType) -> None:
         name = node.op.name
@@ -181,14 +209,10 @@ class _Lowering:
                     self.step_value = self.fed[key]
             self.number[node] = self.fed[key]
             return
-        place = {"variable": KEPT, "constant": KEPT}.get(name, ARENA)
+        place = KEPT if name in ("variable", "constant") else ARENA
         number = self.number[node] = self._value(node, type, place)
         if name == "variable":
             self.variables.append(self._variable(node, number))
-        elif name == "recv":
-            (sent,) = node.inputs
-            assert sent.device is not None
-            self.instructions.append(Recv(number, self.keys[sent], sent.device.machine))
         else:
             self._run(node, (number,))
 
@@ -206,28 +230,33 @@ class _Lowering:
         inputs: list[int] = []
         for value in node.inputs:
             inputs.extend(self.items[value] if isinstance(value.type, TupleType) else (self.number[value],))
-        cost = node.op.cost_of(node)
+        cost, origin = node.op.cost_of(node), node.origin
+        texts = node.known.texts
+        if texts is None:
+            texts = node.known.texts = {k: attr_text(v) for k, v in node.attrs.items()}
         self.instructions.append(
             Run(
                 op=node.op.name,
                 inputs=tuple(inputs),
                 outputs=outputs,
-                attrs={k: attr_text(v) for k, v in node.attrs.items()},
-                scope=node.origin.scope,
-                line=str(node.origin) if node.origin.file else "",
-                backward=node.origin.backward,
+                attrs=texts,
+                scope=origin.scope,
+                line=str(origin) if origin.file else "",
+                backward=origin.backward,
                 flops=cost.flops,
                 nbytes=cost.nbytes or 0,
-                seconds=seconds(node, self.setting.cluster, node.device),
+                seconds=self.clock.seconds(node, node.device),
             )
         )
 
     def _value(self, node: Node, type: TensorType, place: str) -> int:
         assert node.device is not None
-        unit = node.device.unit
+        unit, nbytes = node.device.unit, type.nbytes
         offset = -1
         if place == ARENA:
-            offset = self.arenas.setdefault(unit, Arena()).take(type.nbytes)
+            if unit not in self.arenas:
+                self.arenas[unit] = Arena()
+            offset = self.arenas[unit].take(nbytes)
         self.values.append(
             Value(
                 dtype=type.dtype.short,
@@ -239,38 +268,38 @@ class _Lowering:
                 box=node.origin.box,
             )
         )
+        self.nbytes.append(nbytes)
         return len(self.values) - 1
 
-    def _read(self, value: Node, roots: set[Node]) -> None:
+    def _read(self, value: Node) -> None:
         self.reads[value] -= 1
-        if not self.reads[value] and value not in roots:
-            self._release(value)
+        self._release_unread(value)
 
-    def _release(self, node: Node) -> None:
-        """Nobody reads the value any more. A tuple's item goes with its pick; the tuple itself when all picks are gone."""
-        if node.op.name == "pick":
-            parent = node.inputs[0]
-            numbers: Iterable[int] = (self.items[parent][node.attrs["index"]],)
+    def _release_unread(self, node: Node) -> None:
+        """Free what nobody reads any more. A tuple's item goes with its pick; the tuple itself when all picks are gone."""
+        if self.reads.get(node) or node in self.share.roots:
+            return
+        if node.op is pick_op:
+            numbers: Iterable[int] = (self.number[node],)
         elif isinstance(node.type, TupleType):
-            picked = {n.attrs["index"] for n in self.order if n.op.name == "pick" and n.inputs[0] is node}
-            numbers = (v for i, v in enumerate(self.items[node]) if i not in picked)
+            picked = self.picked.get(node, set())
+            numbers = [v for i, v in enumerate(self.items[node]) if i not in picked]
         else:
             numbers = (self.number[node],)
         for number in numbers:
             value = self.values[number]
             if value.place == ARENA:
                 self.instructions.append(Free(number))
-                self.arenas[value.unit].free(value.offset, value.nbytes)
+                self.arenas[value.unit].free(value.offset, self.nbytes[number])
 
-    def _assign(self, own: set[Node]) -> None:
+    def _assign(self) -> None:
         """Variables take their new values last, when everybody has read the old ones."""
         by_place = {(v.name, v.box): v.value for v in self.variables}
         assigns = []
-        for key, node in self.graph.updates.items():
-            if node in own:
-                variable = by_place[key.rpartition("@")[0], root_box(node)]
-                if self.number[node] != variable:
-                    assigns.append(Assign(variable, self._apart(node)))
+        for name, node in self.share.updates:
+            variable = by_place[name, root_box(node)]
+            if self.number[node] != variable:
+                assigns.append(Assign(variable, self._apart(node)))
         self.instructions += assigns
 
     def _apart(self, node: Node) -> int:
@@ -282,6 +311,10 @@ class _Lowering:
         number = self._value(moved, moved.tensor_type, ARENA)
         self._run(moved, (number,))
         return number
+
+
+def _unique(nodes: tuple[Node, ...]) -> Iterable[Node]:
+    return nodes if len(nodes) < 2 else dict.fromkeys(nodes)
 
 
 def _leaf_box(node: Node) -> Box:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from msgspec import structs
 
 from rainshed.compiler.check import check_graph
+from rainshed.compiler.collector import at_rest
 from rainshed.compiler.estimate import estimate
 from rainshed.compiler.explain import kept_candidates
 from rainshed.compiler.limits import memory_lack, spread_memory
@@ -54,6 +55,7 @@ SHARED = PASSES[: PASSES.index(split)]  # the same whatever the strategy
 PLACED = PASSES[PASSES.index(split) :]
 
 
+@at_rest()
 def compile(
     graph: Graph,
     cluster: Cluster,

@@ -16,7 +16,8 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
 
     Raises  PlanError if machines wait for each other for ever
     """
-    compute = {p.machine: sum((i.seconds for i in p.instructions if isinstance(i, Run)), 0.0) for p in programs}
+    runs = {p.machine: [i for i in p.instructions if isinstance(i, Run)] for p in programs}
+    compute = {machine: sum([i.seconds for i in own], 0.0) for machine, own in runs.items()}
     into = dict.fromkeys(compute, 0)
     out = dict.fromkeys(compute, 0)
     for t in transfers:
@@ -30,7 +31,7 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
     }
     rate = {m: min((cluster.link(m, o).bytes_per_s for o in compute if o != m), default=math.inf) for m in compute}
     busiest = max((max(into[m], out[m]) / rate[m] for m in compute), default=0.0)
-    total_flops = sum(i.flops for p in programs for i in p.instructions if isinstance(i, Run))
+    total_flops = sum(i.flops for own in runs.values() for i in own)
     even = total_flops / sum(m.flops + sum(u.flops for u in m.units) for m in cluster.machines)
     return Prediction(
         step_s=step_seconds(programs, cluster),
@@ -58,21 +59,20 @@ def unit_memory_of(program: Program) -> dict[str, int]:
 
 def check_order(programs: tuple[Program, ...]) -> None:
     """Raises PlanError unless every machine can run its list from top to bottom."""
-    at = {p.machine: 0 for p in programs}  # next instruction
+    rest = {p.machine: iter(p.instructions) for p in programs}
     sent: set[int] = set()
-    progress = True
-    while progress:
-        progress = False
-        for program in programs:
-            first = i = at[program.machine]
-            for instruction in program.instructions[i:]:
-                if isinstance(instruction, Recv) and instruction.key not in sent:
-                    break
-                if isinstance(instruction, Send):
-                    sent.add(instruction.key)
-                i += 1
-            at[program.machine] = i
-            progress |= i > first
-    stuck = [p.machine for p in programs if at[p.machine] < len(p.instructions)]
+    waiting: dict[int, list[str]] = {}  # transfer -> the machines that cannot go on without it
+    able = list(rest)
+    while able:
+        machine = able.pop()
+        for instruction in rest[machine]:
+            if isinstance(instruction, Send):
+                sent.add(instruction.key)
+                able += waiting.pop(instruction.key, [])
+            elif isinstance(instruction, Recv) and instruction.key not in sent:
+                waiting.setdefault(instruction.key, []).append(machine)
+                break
+    held = {machine for machines in waiting.values() for machine in machines}
+    stuck = [p.machine for p in programs if p.machine in held]
     if stuck:
         raise PlanError(f"the plan never ends: {', '.join(stuck)} wait for each other")

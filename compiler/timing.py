@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -63,12 +63,9 @@ class _Processor:
     cores: float
     had: float = 0.0
     since: float = 0.0  # when `had` was counted
+    speed: float = 1.0  # of each job
     jobs: list[tuple[float, int, Then]] = field(default_factory=list)  # heap: what it will have had when it is done
     version: int = 0
-
-    @property
-    def speed(self) -> float:
-        return min(1.0, self.cores / len(self.jobs)) if self.jobs else 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -98,16 +95,19 @@ class _Way:
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """A machine in the middle of a step."""
+    """A machine in the middle of a step. Lists have an entry for each instruction."""
 
     machine: Machine
-    program: Program
+    instructions: tuple[Instruction, ...]
     processor: _Processor
     workers: int
-    ready: list[int] = field(default_factory=list)  # heap of ranks: sends first, then as in the list
-    needed: list[int] = field(default_factory=list)  # how many values each instruction waits for
-    readers: dict[int, list[int]] = field(default_factory=dict)
+    needed: list[int]  # how many values it waits for; -1: it takes no part in a step
+    seconds: list[float]  # of a core, or of a unit
+    on_unit: list[bool]
+    followers: list[Sequence[int]]  # who reads what it writes
+    nbytes: dict[int, int] = field(default_factory=dict)  # of each send
     arrival: dict[int, int] = field(default_factory=dict)  # key -> the instruction that receives it
+    ready: list[int] = field(default_factory=list)  # heap of ranks: sends first, then as in the list
     going_out: dict[_Way, None] = field(default_factory=dict)
     coming_in: dict[_Way, None] = field(default_factory=dict)
     left: int = 0
@@ -138,118 +138,116 @@ class _Step:
             for i, count in enumerate(node.needed):
                 if not count:
                     self._ready(node, i)
-        while self._events:
-            at, _, what, version, then = heapq.heappop(self._events)
-            if what is not None and version != what.version:
-                continue  # it has changed since
-            self.now = at
+        events = self._events
+        while events:
+            at, _, what, version, then = heapq.heappop(events)
             if then is not None:
+                self.now = at
                 then()
-            elif isinstance(what, _Processor):
+            elif version != what.version:  # type: ignore[union-attr]
+                continue  # it has changed since
+            elif type(what) is _Processor:
+                self.now = at
                 self._job_done(what)
-            elif what is not None:
-                self._last_byte(what)
+            else:
+                self.now = at
+                self._last_byte(what)  # type: ignore[arg-type]
         stuck = [name for name, node in self.nodes.items() if node.left]
         if stuck:
             raise PlanError(f"the plan never ends: {', '.join(stuck)} wait for each other")
         return self.end
 
-    def _at(self, when: float, what: _Processor | _Way | None = None, then: Then | None = None) -> None:
+    def _at(self, when: float, then: Then) -> None:
         self._count += 1
-        heapq.heappush(self._events, (when, self._count, what, what.version if what is not None else 0, then))
+        heapq.heappush(self._events, (when, self._count, None, 0, then))
 
     # -- instructions ----
     def _ready(self, node: _Node, i: int) -> None:
-        instruction = node.program.instructions[i]
-        if isinstance(instruction, Recv):
+        """Everything that an instruction reads is there."""
+        instruction = node.instructions[i]
+        rank = i
+        if type(instruction) is Recv:
             return
-        if isinstance(instruction, Send) and self._nbytes(node, instruction) > INLINE_NBYTES:
-            message = _Message(instruction.key, self._nbytes(node, instruction), sent=partial(self._done, node, i))
-            self._begin(node, i)
-            self._post(node, instruction.to, message)
-            return
-        first = isinstance(instruction, Send)
-        heapq.heappush(node.ready, i - len(node.needed) if first else i)
-        self._work(node)
+        if type(instruction) is Send:
+            nbytes = node.nbytes[i]
+            if nbytes > INLINE_NBYTES:
+                self._begin(node, i)
+                self._post(node, instruction.to, _Message(instruction.key, nbytes, sent=partial(self._done, node, i)))
+                return
+            rank -= len(node.needed)
+        heapq.heappush(node.ready, rank)
+        if node.workers:
+            self._work(node)
 
     def _work(self, node: _Node) -> None:
         """Give a free worker the next instruction; it comes here again when it is free."""
         while node.workers and node.ready:
             node.workers -= 1
             i = heapq.heappop(node.ready) % len(node.needed)
-            instruction = node.program.instructions[i]
             self._begin(node, i)
-            if isinstance(instruction, Run) and _on_unit(node.program, instruction):
-                self._at(self.now + instruction.seconds, then=partial(self._worked, node, i))
+            if node.on_unit[i]:
+                self._at(self.now + node.seconds[i], partial(self._worked, node, i))
             else:
-                self._job(node.processor, self._core_seconds(node, instruction), partial(self._worked, node, i))
+                self._job(node.processor, node.seconds[i], partial(self._worked, node, i))
 
     def _begin(self, node: _Node, i: int) -> None:
         if self.spans is not None:
             self._begun[node.machine.name, i] = self.now
 
-    def _core_seconds(self, node: _Node, instruction: Instruction) -> float:
-        if isinstance(instruction, Run):
-            return node.core_seconds(instruction.seconds)
-        if isinstance(instruction, Send):
-            return node.message_seconds(self._nbytes(node, instruction))
-        if isinstance(instruction, Assign):
-            nbytes = 2 * node.program.values[instruction.value].nbytes
-            return node.core_seconds(nbytes / node.machine.bytes_per_s + node.machine.overhead_s)
-        return 0.0
-
     def _worked(self, node: _Node, i: int) -> None:
         node.workers += 1
-        instruction = node.program.instructions[i]
-        if isinstance(instruction, Send):
-            self._post(node, instruction.to, _Message(instruction.key, self._nbytes(node, instruction)))
+        instruction = node.instructions[i]
+        if type(instruction) is Send:
+            self._post(node, instruction.to, _Message(instruction.key, node.nbytes[i]))
         self._done(node, i)
-        self._work(node)
+        if node.ready:
+            self._work(node)
 
     def _done(self, node: _Node, i: int) -> None:
         node.left -= 1
-        self.end = max(self.end, self.now)
+        self.end = self.now
         if self.spans is not None:
             name = node.machine.name
             self.spans.append(Span(name, i, self._begun.get((name, i), self.now), self.now))
-        for value in _written(node.program.instructions[i]):
-            for reader in node.readers.get(value, ()):
-                node.needed[reader] -= 1
-                if not node.needed[reader]:
-                    self._ready(node, reader)
-
-    def _nbytes(self, node: _Node, send: Send) -> int:
-        return node.program.values[send.value].nbytes
+        needed = node.needed
+        for reader in node.followers[i]:
+            needed[reader] -= 1
+            if not needed[reader]:
+                self._ready(node, reader)
 
     # -- processors ----
     def _job(self, processor: _Processor, seconds: float, then: Then) -> None:
-        self._count_had(processor)
+        processor.had += (self.now - processor.since) * processor.speed
+        processor.since = self.now
         self._count += 1
         heapq.heappush(processor.jobs, (processor.had + seconds, self._count, then))
         self._next_job(processor)
 
     def _job_done(self, processor: _Processor) -> None:
-        self._count_had(processor)
         done, _, then = heapq.heappop(processor.jobs)
         processor.had = done  # no rounding in between: it is done now
+        processor.since = self.now
         self._next_job(processor)
         then()
 
-    def _count_had(self, processor: _Processor) -> None:
-        processor.had += (self.now - processor.since) * processor.speed
-        processor.since = self.now
-
     def _next_job(self, processor: _Processor) -> None:
+        """The jobs of a processor have changed."""
         processor.version += 1
-        if processor.jobs:
-            self._at(self.now + max(0.0, processor.jobs[0][0] - processor.had) / processor.speed, processor)
+        jobs = processor.jobs
+        if not jobs:
+            processor.speed = 1.0
+            return
+        processor.speed = speed = min(1.0, processor.cores / len(jobs))
+        when = self.now + max(0.0, jobs[0][0] - processor.had) / speed
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, processor, processor.version, None))
 
     # -- messages ----
     def _post(self, node: _Node, to: str, message: _Message) -> None:
         name = node.machine.name
-        if (name, to) not in self._ways:
-            self._ways[name, to] = _Way(node, self.nodes[to], self.cluster.link(name, to))
-        way = self._ways[name, to]
+        way = self._ways.get((name, to))
+        if way is None:
+            way = self._ways[name, to] = _Way(node, self.nodes[to], self.cluster.link(name, to))
         way.waiting.append(message)
         if way.now is None:
             self._depart(way)
@@ -269,12 +267,21 @@ class _Step:
 
     def _share(self, changed: _Way) -> None:
         """The rates of all messages that share an interface with one that begins or ends."""
-        for way in {**changed.source.going_out, **changed.to.coming_in}:
-            way.left -= (self.now - way.since) * way.rate
-            way.since = self.now
-            way.rate = way.link.bytes_per_s / max(len(way.source.going_out), len(way.to.coming_in))
-            way.version += 1
-            self._at(self.now + max(0.0, way.left) / way.rate, way)
+        for way in changed.source.going_out:
+            self._new_rate(way)
+        for way in changed.to.coming_in:
+            if way is not changed:
+                self._new_rate(way)
+
+    def _new_rate(self, way: _Way) -> None:
+        now = self.now
+        way.left -= (now - way.since) * way.rate
+        way.since = now
+        way.rate = way.link.bytes_per_s / max(len(way.source.going_out), len(way.to.coming_in))
+        way.version += 1
+        self._count += 1
+        when = now + max(0.0, way.left) / way.rate
+        heapq.heappush(self._events, (when, self._count, way, way.version, None))
 
     def _last_byte(self, way: _Way) -> None:
         message = way.now
@@ -292,7 +299,7 @@ class _Step:
     def _gone(self, way: _Way, arrive: Then) -> None:
         """The sender is done with the message that goes now."""
         message, way.now = way.now, None
-        self._at(self.now + way.link.latency_s, then=arrive)
+        self._at(self.now + way.link.latency_s, arrive)
         if message is not None and message.sent is not None:
             message.sent()
         if way.waiting and way.now is None:
@@ -327,19 +334,49 @@ def _processors(cluster: Cluster) -> dict[str, _Processor]:
 
 
 def _node(program: Program, machine: Machine, processor: _Processor) -> _Node:
-    node = _Node(machine, program, processor, workers=max(1, int(machine.cores)))
-    there = {v for v, value in enumerate(program.values) if value.place in (FED, KEPT)}
+    count = len(program.instructions)
+    needed, seconds, on_unit = [-1] * count, [0.0] * count, [False] * count
+    followers: list[Sequence[int]] = [()] * count
+    node = _Node(
+        machine, program.instructions, processor, max(1, int(machine.cores)), needed, seconds, on_unit, followers
+    )
+    values = program.values
+    readers: list[list[int]] = [[] for _ in values]
+    there = [v.place in (FED, KEPT) for v in values]
+    several: list[tuple[int, tuple[int, ...]]] = []  # instructions with several results
     for i, instruction in enumerate(program.instructions):
-        if isinstance(instruction, Free) or _is_constant(program, instruction):
-            node.needed.append(-1)
+        kind = type(instruction)
+        if kind is Free or _is_constant(program, instruction):
             continue
-        reads = [v for v in dict.fromkeys(_read(instruction)) if v not in there]
-        for value in reads:
-            node.readers.setdefault(value, []).append(i)
-        node.needed.append(len(reads))
-        node.left += 1
-        if isinstance(instruction, Recv):
+        reads: tuple[int, ...] = ()
+        if isinstance(instruction, Run):
+            reads = instruction.inputs
+            on_unit[i] = any(values[v].unit != HOST for v in instruction.outputs)
+            seconds[i] = instruction.seconds if on_unit[i] else node.core_seconds(instruction.seconds)
+            if len(instruction.outputs) == 1:
+                followers[i] = readers[instruction.outputs[0]]
+            else:
+                several.append((i, instruction.outputs))
+        elif isinstance(instruction, Send):
+            reads = (instruction.value,)
+            nbytes = node.nbytes[i] = values[instruction.value].nbytes
+            seconds[i] = node.message_seconds(nbytes)
+        elif isinstance(instruction, Recv):
             node.arrival[instruction.key] = i
+            followers[i] = readers[instruction.value]
+        elif isinstance(instruction, Assign):
+            reads = (instruction.value,)
+            nbytes = 2 * values[instruction.value].nbytes
+            seconds[i] = node.core_seconds(nbytes / machine.bytes_per_s + machine.overhead_s)
+        waits = 0
+        for value in reads if len(reads) < 2 else dict.fromkeys(reads):
+            if not there[value]:
+                readers[value].append(i)
+                waits += 1
+        needed[i] = waits
+        node.left += 1
+    for i, outputs in several:
+        followers[i] = [reader for v in outputs for reader in readers[v]]
     return node
 
 
@@ -350,19 +387,3 @@ def _is_constant(program: Program, instruction: Instruction) -> bool:
         and instruction.op == "constant"
         and all(program.values[v].place == KEPT for v in instruction.outputs)
     )
-
-
-def _on_unit(program: Program, run: Run) -> bool:
-    return any(program.values[v].unit != HOST for v in run.outputs)
-
-
-def _read(instruction: Instruction) -> tuple[int, ...]:
-    if isinstance(instruction, Run):
-        return instruction.inputs
-    return (instruction.value,) if isinstance(instruction, Send | Assign) else ()
-
-
-def _written(instruction: Instruction) -> tuple[int, ...]:
-    if isinstance(instruction, Run):
-        return instruction.outputs
-    return (instruction.value,) if isinstance(instruction, Recv) else ()

@@ -21,7 +21,7 @@ from rainshed.ops.broadcast import broadcast_to
 from rainshed.ops.cuda import Launches
 from rainshed.ops.elementwise import ELEMENTWISE, astype, where
 from rainshed.ops.errors import GraphError
-from rainshed.ops.ir import Attrs, Graph, Node
+from rainshed.ops.ir import Attrs, Graph, Known, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, constant_op, op
 from rainshed.ops.scalar import Line, elementwise, number_text
 from rainshed.ops.source import input_op
@@ -179,6 +179,17 @@ fused: Op = op(
     cuda=_cuda,
     doc="A run of element-wise ops as one kernel.",
 )
+
+
+def kernel_of(body: Graph, inputs: tuple[Node, ...]) -> Node:
+    """The fused node of a body of checked nodes: what `fused.make` gives for its text, which is not read again.
+
+    In  the body reads x0, x1, ... of the types of `inputs`, and gives y
+    """
+    y, text = body.outputs["y"], graph_text(body)
+    flops = sum(n.op.cost_of(n).flops for n in body.nodes())
+    cost = Cost(flops, sum(value.type.nbytes for value in inputs) + y.type.nbytes)
+    return Node(op=fused, inputs=inputs, type=y.type, attrs=MappingProxyType({"body": text}), known=Known(cost=cost))
 
 
 def is_fusable(node: Node) -> bool:

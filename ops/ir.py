@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from rainshed.ops.errors import GraphError
 from rainshed.ops.types import Batch, DType, Shape, TensorType, Type, tensor
 
 if TYPE_CHECKING:
-    from rainshed.ops.op import Op
+    from rainshed.ops.op import Cost, Op
     from rainshed.ops.update import UpdateRule
 
 Attrs = Mapping[str, Any]
@@ -152,6 +152,15 @@ def _reflected(name: str) -> Callable[[Node, Any], Node]:
     return lambda self, other: _OPERATORS[name](other, self)
 
 
+@dataclass(slots=True, eq=False)
+class Known:
+    """What has been worked out of an op with its attributes on inputs of certain types: nodes that agree in these share it."""
+
+    access: Access | None = None
+    cost: Cost | None = None
+    texts: Mapping[str, str] | None = None  # of the attributes (ops/text.py)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Node:
     """One value: `op` applied to `inputs`. Rebuilt, never changed; compared by identity."""
@@ -162,6 +171,7 @@ class Node:
     attrs: Attrs = field(default_factory=_no_attrs)
     device: Device | None = None
     origin: Origin = field(default_factory=Origin)
+    known: Known = field(default_factory=Known, repr=False)
 
     # -- what it is ---------------------------------------------------------------------------------------------------
     @property
@@ -199,17 +209,28 @@ class Node:
     # -- rebuilding ---------------------------------------------------------------------------------------------------
     def with_inputs(self, inputs: Iterable[Node]) -> Node:
         """The same op on other inputs, itself if they are the same; checked again unless they have the same types."""
+        return self.placed(inputs, self.device)
+
+    def placed(self, inputs: Iterable[Node], device: Device | None) -> Node:
+        """The same op on other inputs and at a device."""
         inputs = tuple(inputs)
-        if all(a is b for a, b in zip(inputs, self.inputs, strict=True)):
-            return self
-        if all(a.type is b.type or a.type == b.type for a, b in zip(inputs, self.inputs, strict=True)):
-            return Node(
-                op=self.op, inputs=inputs, type=self.type, attrs=self.attrs, device=self.device, origin=self.origin
-            )
-        return self.op.make(inputs, self.attrs, self.origin, self.device)
+        if inputs == self.inputs:
+            return self.at(device)
+        for a, b in zip(inputs, self.inputs, strict=True):
+            if a.type is not b.type and a.type != b.type:
+                return self.op.make(inputs, self.attrs, self.origin, device)
+        return self.alike(inputs, self.origin, device)
+
+    def alike(self, inputs: tuple[Node, ...], origin: Origin, device: Device | None = None) -> Node:
+        """The same op, attributes and type on inputs of the same types, which are not checked again."""
+        return Node(
+            op=self.op, inputs=inputs, type=self.type, attrs=self.attrs, device=device, origin=origin, known=self.known
+        )
 
     def at(self, device: Device | None) -> Node:
-        return self if device == self.device else replace(self, device=device)
+        if device is self.device or device == self.device:
+            return self
+        return self.alike(self.inputs, self.origin, device)
 
     def with_origin(self, **changes: Any) -> Node:
         return replace(self, origin=replace(self.origin, **changes))
@@ -302,6 +323,7 @@ class Graph:
     loss: str | None = None
     rule: UpdateRule | None = None
     kept: tuple[Node, ...] = ()
+    _order: tuple[Node, ...] | None = field(default=None, init=False, repr=False)
 
     @property
     def roots(self) -> tuple[Node, ...]:
@@ -309,7 +331,9 @@ class Graph:
 
     def nodes(self) -> tuple[Node, ...]:
         """Every node, inputs before users; the same order on every run."""
-        return walk(self.roots)
+        if self._order is None:
+            object.__setattr__(self, "_order", walk(self.roots))  # worked out once: a graph does not change
+        return self._order  # type: ignore[return-value]
 
     def sources(self, op: str) -> dict[str, Node]:
         """Name -> node for each leaf of one kind: "input" or "variable". Raises GraphError if a name is used twice."""
@@ -379,25 +403,42 @@ def walk(roots: Iterable[Node]) -> tuple[Node, ...]:
     """All nodes that the roots depend on, inputs before users, by depth first from the first root. Never recursive."""
     done: dict[Node, None] = {}
     for root in roots:
-        stack: list[tuple[Node, int]] = [(root, 0)]
+        stack = [root]
         while stack:
-            node, i = stack.pop()
-            if node in done:
-                continue
-            if i < len(node.inputs):
-                stack.append((node, i + 1))
-                if node.inputs[i] not in done:
-                    stack.append((node.inputs[i], 0))
+            node = stack[-1]
+            waiting = [] if node in done else [i for i in node.inputs if i not in done]
+            if waiting:
+                stack += reversed(waiting)
             else:
-                done[node] = None
+                done[stack.pop()] = None
     return tuple(done)
+
+
+def numbered(nodes: Sequence[Node]) -> tuple[list[list[int]], list[list[int]]]:
+    """For each node, by its place in the list: whose values it reads, each once, and who reads its value.
+
+    In  `nodes` are a whole graph
+    """
+    number = {node: i for i, node in enumerate(nodes)}
+    reads: list[list[int]] = []
+    readers: list[list[int]] = [[] for _ in nodes]
+    for i, node in enumerate(nodes):
+        values = [number[v] for v in (node.inputs if len(node.inputs) < 2 else dict.fromkeys(node.inputs))]
+        reads.append(values)
+        for v in values:
+            readers[v].append(i)
+    return reads, readers
 
 
 def users(nodes: Iterable[Node]) -> dict[Node, list[Node]]:
     """For each node, who reads it; a node that reads a value twice stands there once."""
     found: dict[Node, list[Node]] = {}
     for node in nodes:
-        found.setdefault(node, [])
-        for value in dict.fromkeys(node.inputs):
-            found.setdefault(value, []).append(node)
+        if node not in found:
+            found[node] = []
+        for value in node.inputs if len(node.inputs) < 2 else dict.fromkeys(node.inputs):
+            if value in found:
+                found[value].append(node)
+            else:
+                found[value] = [node]
     return found

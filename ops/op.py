@@ -144,6 +144,12 @@ class Op:
         )
 
     def access_of(self, node: Node) -> Access:
+        """Its index signature. Raises ShapeError where a size is not known."""
+        if node.known.access is None:
+            node.known.access = self._access_of(node)
+        return node.known.access
+
+    def _access_of(self, node: Node) -> Access:
         if isinstance(node.type, TupleType) or self.name == "pick":
             shapes = tuple(fixed(i.type.shape) if isinstance(i.type, TensorType) else () for i in node.inputs)
             return unsplittable(shapes, fixed(node.type.shape) if isinstance(node.type, TensorType) else ())
@@ -154,6 +160,11 @@ class Op:
 
     def cost_of(self, node: Node) -> Cost:
         """Flops and bytes of memory traffic of one call."""
+        if node.known.cost is None:
+            node.known.cost = self._cost_of(node)
+        return node.known.cost
+
+    def _cost_of(self, node: Node) -> Cost:
         types = tuple(i.type for i in node.inputs)
         cost = self.cost(types, node.type, node.attrs)  # type: ignore[arg-type]
         if cost.nbytes is not None:
@@ -164,20 +175,18 @@ class Op:
         """The attributes of the tile `box` of the node's loop nest."""
         if self.tile is None:
             return node.attrs
-        access = node.access
         shapes = tuple(fixed(i.shape) for i in node.inputs)
-        tile = Tile(
-            attrs=node.attrs,
-            inputs=tuple(i.tensor_type for i in node.inputs),
-            output=node.tensor_type,
-            box=box,
-            regions=access.regions(box, shapes),
-            result=access.result(box, fixed(node.shape)),
-        )
-        return MappingProxyType({**node.attrs, **self.tile(tile)})
+        regions, result = node.access.regions(box, shapes), node.access.result(box, fixed(node.shape))
+        return MappingProxyType({**node.attrs, **self.tile(tile_of(node, box, regions, result))})
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+
+def tile_of(node: Node, box: Box, regions: Regions, result: Box) -> Tile:
+    """One tile, as the rule for its attributes wants it."""
+    types = tuple(i.tensor_type for i in node.inputs)
+    return Tile(attrs=node.attrs, inputs=types, output=node.tensor_type, box=box, regions=regions, result=result)
 
 
 def as_nodes(name: str, values: tuple[Any, ...]) -> tuple[Node, ...]:

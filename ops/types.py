@@ -19,6 +19,9 @@ class DType:
     kind: str  # "float", "int" or "bool"
     itemsize: int
 
+    def __hash__(self) -> int:
+        return hash(self.short)
+
     def __str__(self) -> str:
         return self.short
 

@@ -14,19 +14,22 @@ class Arena:
 
     peak: int = 0
     gaps: list[tuple[int, int]] = field(default_factory=list)  # (offset, nbytes), by offset
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # (nbytes, offset) of the same gaps, smallest first
 
     def take(self, nbytes: int) -> int:
         """An offset for so many bytes."""
         size = max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
-        fitting = [(gap, offset) for offset, gap in self.gaps if gap >= size]
-        if fitting:
-            gap, offset = min(fitting)
-            self.gaps.remove((offset, gap))
+        fitting = bisect_left(self.sizes, (size, -1))
+        if fitting < len(self.sizes):
+            gap, offset = self.sizes.pop(fitting)
+            del self.gaps[bisect_left(self.gaps, (offset, 0))]
             if gap > size:
                 insort(self.gaps, (offset + size, gap - size))
+                insort(self.sizes, (gap - size, offset + size))
             return offset
         if self.gaps and sum(self.gaps[-1]) == self.peak:  # grow the last gap rather than leave it
-            offset, _ = self.gaps.pop()
+            offset, gap = self.gaps.pop()
+            self._forget(offset, gap)
         else:
             offset = self.peak
         self.peak = offset + size
@@ -40,7 +43,13 @@ class Arena:
         if first and sum(self.gaps[first - 1]) == low:
             first -= 1
             low = self.gaps[first][0]
+            self._forget(*self.gaps[first])
         if last < len(self.gaps) and self.gaps[last][0] == high:
             high = sum(self.gaps[last])
+            self._forget(*self.gaps[last])
             last += 1
         self.gaps[first:last] = [(low, high - low)]
+        insort(self.sizes, (high - low, low))
+
+    def _forget(self, offset: int, nbytes: int) -> None:
+        del self.sizes[bisect_left(self.sizes, (nbytes, offset))]

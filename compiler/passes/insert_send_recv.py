@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from rainshed.compiler.alike import Maker
 from rainshed.compiler.cost import FREE
 from rainshed.compiler.layouts import disjoint
 from rainshed.compiler.setting import Setting
@@ -14,6 +17,8 @@ from rainshed.ops.ir import Device, Graph, Node
 from rainshed.ops.op import constant_op
 from rainshed.ops.slice import slice_op
 from rainshed.ops.transfer import copy, recv, send
+
+Wanted = tuple[Node, str]  # a value, and the machine that wants slices of it
 
 
 def insert_send_recv(graph: Graph, setting: Setting) -> Graph:
@@ -32,13 +37,15 @@ def insert_send_recv(graph: Graph, setting: Setting) -> Graph:
 class _Crossing:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.make = Maker()
         self.new: dict[Node, Node] = {}
-        self.arrived: dict[tuple[Node, Device], Node] = {}
+        self.arrived: dict[tuple[Node, str, str], Node] = {}  # (value, machine, unit) -> the value there
+        self.hosts: dict[str, Device] = {}
 
     def run(self) -> Graph:
         for node in self.graph.nodes():
             assert node.device is not None
-            self.new[node] = node.with_inputs(self.bring(i, node) for i in node.inputs).at(node.device)
+            self.new[node] = node.with_inputs([self.bring(i, node) for i in node.inputs])
         variables = variables_of(self.graph)
         return replace(
             self.graph.renamed(self.new),
@@ -53,13 +60,17 @@ class _Crossing:
 
     def bring(self, old: Node, reader: Node) -> Node:
         value, device = self.new[old], reader.device
-        assert device is not None and value.device is not None
-        if value.device == device:
+        if value.device is device or value.device == device:
             return value
-        key = (value, device)
-        if key not in self.arrived:
-            self.arrived[key] = self._carry(value, device, reader)
-        return self.arrived[key]
+        assert device is not None
+        key = (value, device.machine, device.unit)
+        found = self.arrived.get(key)
+        if found is None:
+            found = self.arrived[key] = self._carry(value, device, reader)
+        return found
+
+    def _host(self, machine: str) -> Device:
+        return self.hosts.setdefault(machine, Device(machine))
 
     def _carry(self, value: Node, device: Device, reader: Node) -> Node:
         assert value.device is not None
@@ -69,34 +80,33 @@ class _Crossing:
             return value.at(device) if device.unit == HOST else self._copied(self._fed(value, device.machine), device)
         if value.device.machine != device.machine:
             value = self._on_cpu(value)
-            host = Device(device.machine)
-            key = (value, host)
+            key = (value, device.machine, HOST)
             if key not in self.arrived:
                 attrs = {"to": device.machine, "reason": _reason(value, reader)}
-                sent = send.make((value,), attrs, value.origin, value.device)
-                self.arrived[key] = recv.make((sent,), {}, value.origin, host)
+                sent = self.make(send, (value,), attrs, value.origin, value.device)
+                self.arrived[key] = self.make(recv, (sent,), {}, value.origin, self._host(device.machine))
             value = self.arrived[key]
         return value if value.device == device else self._copied(value, device)
 
     def _fed(self, value: Node, machine: str) -> Node:
         """An input on the host of a machine that reads it."""
-        host = Device(machine)
+        host = self._host(machine)
         if value.device == host:
             return value
-        return self.arrived.setdefault((value, host), value.at(host))
+        return self.arrived.setdefault((value, machine, HOST), value.at(host))
 
     def _on_cpu(self, value: Node) -> Node:
         assert value.device is not None
-        host = Device(value.device.machine)
+        host = self._host(value.device.machine)
         if value.device == host:
             return value
-        key = (value, host)
+        key = (value, host.machine, HOST)
         if key not in self.arrived:
             self.arrived[key] = self._copied(value, host)
         return self.arrived[key]
 
     def _copied(self, value: Node, device: Device) -> Node:
-        return copy.make((value,), {}, value.origin, device)
+        return self.make(copy, (value,), {}, value.origin, device)
 
 
 def _unit_of(node: Node) -> str:
@@ -120,14 +130,13 @@ def _merge_slices(graph: Graph) -> Graph:
 
     The union goes in disjoint boxes; each reader's slice is put together, or cut out, from them on the reading machine.
     """
-    wanted: dict[tuple[Node, Device], list[Node]] = {}
+    wanted: dict[Wanted, dict[Node, None]] = {}
     for node in graph.nodes():
-        for value in dict.fromkeys(node.inputs):
-            there, here = value.device, node.device
-            if _sliced(value) and there is not None and here is not None and there.machine != here.machine:
-                slices = wanted.setdefault((value.inputs[0], Device(here.machine)), [])
-                if value not in slices:
-                    slices.append(value)
+        for value in node.inputs:
+            if value.op is slice_op and _sliced(value):
+                there, here = value.device, node.device
+                if there is not None and here is not None and there.machine != here.machine:
+                    wanted.setdefault((value.inputs[0], here.machine), {})[value] = None
     overlapping = {key: slices for key, slices in wanted.items() if _overlap([_box(s) for s in slices])}
     if not overlapping:
         return graph
@@ -135,30 +144,33 @@ def _merge_slices(graph: Graph) -> Graph:
 
 
 class _Merge:
-    def __init__(self, graph: Graph, overlapping: dict[tuple[Node, Device], list[Node]]) -> None:
+    def __init__(self, graph: Graph, overlapping: dict[Wanted, dict[Node, None]]) -> None:
         self.graph, self.overlapping = graph, overlapping
+        self.make = Maker()
+        self.devices: dict[str, Device] = {}
         self.new: dict[Node, Node] = {}
-        self.blocks: dict[tuple[Node, Device], list[tuple[Box, Node]]] = {}
-        self.joined: dict[tuple[Node, Device], Node] = {}
+        self.blocks: dict[Wanted, list[tuple[Box, Node]]] = {}
+        self.joined: dict[tuple[Node, str], Node] = {}
 
     def run(self) -> Graph:
         for node in self.graph.nodes():
-            self.new[node] = node.with_inputs(self.bring(i, node) for i in node.inputs).at(node.device)
+            self.new[node] = node.with_inputs([self.bring(i, node) for i in node.inputs])
         return self.graph.renamed(self.new)
 
     def bring(self, value: Node, reader: Node) -> Node:
-        if not _sliced(value) or reader.device is None:
+        if value.op is not slice_op or reader.device is None:
             return self.new[value]
-        key = (value.inputs[0], Device(reader.device.machine))
+        key = (value.inputs[0], reader.device.machine)
         if value not in self.overlapping.get(key, ()):
             return self.new[value]
-        joined = (value, key[1])
+        joined = (value, reader.device.machine)
         if joined not in self.joined:
             self.joined[joined] = self._join(value, key)
         return self.joined[joined]
 
-    def _join(self, value: Node, key: tuple[Node, Device]) -> Node:
-        base, device = key
+    def _join(self, value: Node, key: Wanted) -> Node:
+        base, machine = key
+        device = self.devices.setdefault(machine, Device(machine))
         if key not in self.blocks:
             boxes = disjoint(sorted({_box(s) for s in self.overlapping[key]}, key=box_size, reverse=True))
             self.blocks[key] = [(b, self._cut(self.new[base], b, base, value)) for b in boxes]
@@ -172,17 +184,18 @@ class _Merge:
                 places.append(within(common, region))
         if len(parts) == 1:
             return parts[0]
-        return assemble.make(tuple(parts), {"boxes": tuple(places), "shape": box_shape(region)}, value.origin, device)
+        attrs = {"boxes": tuple(places), "shape": box_shape(region)}
+        return self.make(assemble, tuple(parts), attrs, value.origin, device)
 
     def _cut(self, source: Node, box: Box, base: Node, like: Node, device: Device | None = None) -> Node:
         if box == tuple((0, n) for n in source.shape):
             return source
         attrs = {"start": tuple(low for low, _ in box), "stop": tuple(high for _, high in box)}
-        return slice_op.make((source,), attrs, like.origin, device or base.device)
+        return self.make(slice_op, (source,), attrs, like.origin, device or base.device)
 
 
 def _sliced(node: Node) -> bool:
-    return node.op.name == "slice" and all(s == 1 for s in node.attrs["step"]) and node.device == node.inputs[0].device
+    return node.device == node.inputs[0].device and all(s == 1 for s in node.attrs["step"])
 
 
 def _box(node: Node) -> Box:
@@ -190,4 +203,10 @@ def _box(node: Node) -> Box:
 
 
 def _overlap(boxes: list[Box]) -> bool:
-    return sum(box_size(b) for b in boxes) > sum(box_size(b) for b in disjoint(boxes))
+    """Whether two of the boxes have elements in common."""
+    if len(boxes) < 2:
+        return False
+    ends = np.array(boxes, np.int64).reshape(len(boxes), -1, 2)
+    low, high = ends[..., 0], ends[..., 1]
+    common = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
+    return bool(np.triu((common > 0).all(axis=-1), 1).any())

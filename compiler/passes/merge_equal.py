@@ -16,23 +16,23 @@ def merge_equal(graph: Graph, setting: Setting) -> Graph:
     """Keep one node of those with the same op, inputs, attributes and device.
 
     In      any graph
-    Out     no two nodes are equal; the kept node is the first in the graph's order
+    Out     no two nodes are equal; the kept node is the first in the graph's order; nodes that differ in what they read and
+            where they are share what is known of them
     """
     seen: dict[Hashable, Node] = {}
+    alike: dict[Hashable, Node] = {}
 
     def keep(node: Node, inputs: tuple[Node, ...]) -> Node:
-        key: Hashable = (
-            node.op.name,
-            tuple(map(id, inputs)),
-            key_of(node.attrs),
-            node.device,
-            node.origin.pin,
-            node.origin.home,
-        )
+        attrs = key_of(node.attrs)
+        key: Hashable = (node.op, tuple(map(id, inputs)), attrs, node.device, node.origin.pin, node.origin.home)
         if node.op.name in ("variable", "input"):
-            key = (node.op.name, node.name, key_of(node.attrs["offset"]), node.type, node.device, node.origin.home)
+            key = (node.op, node.name, key_of(node.attrs["offset"]), node.type, node.device, node.origin.home)
         if key not in seen:
-            seen[key] = node.with_inputs(inputs)
+            first = alike.setdefault((node.op, attrs, tuple(i.type for i in inputs), node.type), node)
+            if first is node or not inputs:
+                seen[key] = node.with_inputs(inputs)
+            else:
+                seen[key] = first.alike(inputs, node.origin, node.device)
         return seen[key]
 
     return graph.rebuild(keep)
@@ -48,4 +48,6 @@ def key_of(value: Any) -> Hashable:
         return tuple(sorted((k, key_of(v)) for k, v in value.items()))
     if isinstance(value, (tuple, list)):
         return tuple(key_of(v) for v in value)
-    return (type(value).__name__, value) if isinstance(value, (bool, int, float)) else value
+    if isinstance(value, float):
+        return ("float", value.hex())  # 0.0 is not -0.0
+    return (type(value).__name__, value) if isinstance(value, (bool, int)) else value

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rainshed.compiler.cost import FREE, seconds
+from rainshed.compiler.cost import FREE, Clock
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST, choose_units
-from rainshed.ops.ir import Device, Graph, Node, users
+from rainshed.ops.ir import Device, Graph, Node, numbered
 
 SWEEPS = 3
 CHEAP = 4.0  # a node is free to move if it takes no more than this many call overheads
@@ -20,51 +20,87 @@ def place(graph: Graph, setting: Setting) -> Graph:
     Out     every node has a device; pins hold; a gradient or update is where its variable is
     Source  Fiduccia and Mattheyses 1982 (moves by gain), on the bytes between machines
     """
-    home = {node: max(0, node.origin.home) for node in graph.nodes()}
-    _refine(graph, home, setting.cluster)
+    nodes = graph.nodes()
+    home = _Refinement(graph, setting.cluster).run()
     names = setting.cluster.names
-    machine_of = {node: names[home[node]] for node in home}
+    machine_of = {node: names[m] for node, m in zip(nodes, home, strict=True)}
     units = choose_units(graph, machine_of, setting.cluster) if setting.units else {}
+    devices: dict[tuple[str, str], Device] = {}
     new: dict[Node, Node] = {}
-    for node in graph.nodes():
-        device = Device(machine_of[node], units.get(node, HOST))
-        new[node] = node.with_inputs(new[i] for i in node.inputs).at(device)
+    for node in nodes:
+        where = (machine_of[node], units.get(node, HOST))
+        device = devices.setdefault(where, Device(*where))
+        new[node] = node.placed([new[i] for i in node.inputs], device)
     return graph.renamed(new)
 
 
-def _refine(graph: Graph, home: dict[Node, int], cluster: Cluster) -> None:
-    """Move cheap nodes (slices, blocks, sums of few elements) to where fewer bytes cross, in sweeps, while it helps."""
-    readers = users(graph.nodes())
-    fixed_nodes = {*graph.roots, *(n for n in graph.nodes() if n.op.name in FREE or n.op.name == "variable")}
-    fixed_nodes |= {n for n in graph.nodes() if n.origin.pin is not None or n.op.name == "pick"}
-    fixed_nodes |= {i for n in graph.nodes() if n.op.name == "pick" for i in n.inputs}
-    machine = cluster.machines[0]
-    limit = CHEAP * machine.overhead_s
-    movable = [
-        n
-        for n in graph.nodes()
-        if n not in fixed_nodes and n.inputs and seconds(n, cluster, Device(machine.name)) <= limit
-    ]
-    for _ in range(SWEEPS):
-        moved = False
-        for node in movable:
-            options = {home[i] for i in node.inputs if i.op.name not in FREE} | {home[r] for r in readers[node]}
-            if options <= {home[node]}:
-                continue
-            here = _crossing(node, home[node], home, readers)
-            best = min(sorted(options), key=lambda m: _crossing(node, m, home, readers))
-            if _crossing(node, best, home, readers) < here:
-                home[node], moved = best, True
-        if not moved:
-            return
+class _Refinement:
+    """Moves cheap nodes (slices, blocks, sums of few elements) to where fewer bytes cross, in sweeps, while it helps.
 
+    Nodes are numbers here: their places in the graph's order. `at_home[v]` counts the readers of a value by their homes.
+    """
 
-def _crossing(node: Node, at: int, home: dict[Node, int], readers: dict[Node, list[Node]]) -> int:
-    """Bytes that cross into and out of a node at a machine; a value crosses once to each machine."""
-    total = node.type.nbytes * len({home[r] for r in readers[node]} - {at})
-    for value in dict.fromkeys(node.inputs):
-        if value.op.name in FREE:
-            continue
-        elsewhere = {home[r] for r in readers[value] if r is not node} | {at}
-        total += value.type.nbytes * len(elsewhere - {home[value]})
-    return total
+    def __init__(self, graph: Graph, cluster: Cluster) -> None:
+        self.nodes = graph.nodes()
+        reads, _ = numbered(self.nodes)
+        self.home = [max(0, node.origin.home) for node in self.nodes]
+        self.free = [node.op.name in FREE for node in self.nodes]
+        self.inputs = [[v for v in values if not self.free[v]] for values in reads]
+        self.at_home: list[dict[int, int]] = [{} for _ in self.nodes]
+        for reader, values in enumerate(self.inputs):
+            at = self.home[reader]
+            for v in values:
+                self.at_home[v][at] = self.at_home[v].get(at, 0) + 1
+        self.nbytes = [node.type.nbytes for node in self.nodes]
+        self.movable = self._movable(set(graph.roots), cluster)
+
+    def _movable(self, held: set[Node], cluster: Cluster) -> list[int]:
+        """`held`: what stays where it is, in any case."""
+        for node in self.nodes:
+            if node.op.name in FREE or node.op.name in ("variable", "pick") or node.origin.pin is not None:
+                held.add(node)
+            if node.op.name == "pick":
+                held.update(node.inputs)
+        machine, clock = cluster.machines[0], Clock(cluster)
+        limit, device = CHEAP * machine.overhead_s, Device(machine.name)
+        return [i for i, n in enumerate(self.nodes) if n.inputs and n not in held and clock.seconds(n, device) <= limit]
+
+    def run(self) -> list[int]:
+        """The home of every node."""
+        for _ in range(SWEEPS):
+            moved = False
+            for node in self.movable:
+                moved |= self._move(node)
+            if not moved:
+                break
+        return self.home
+
+    def _move(self, node: int) -> bool:
+        home, here, readers = self.home, self.home[node], self.at_home[node]
+        options = {home[v] for v in self.inputs[node]}
+        options.update(readers)
+        if options <= {here}:
+            return False
+        best = min(sorted(options), key=lambda m: self._crossing(node, m))
+        if self._crossing(node, best) >= self._crossing(node, here):
+            return False
+        home[node] = best
+        for v in self.inputs[node]:
+            counts = self.at_home[v]
+            counts[best] = counts.get(best, 0) + 1
+            counts[here] -= 1
+            if not counts[here]:
+                del counts[here]
+        return True
+
+    def _crossing(self, node: int, at: int) -> int:
+        """Bytes that cross into and out of a node at a machine, but for those that cross wherever it is.
+
+        A value crosses once to each machine.
+        """
+        here = self.home[node]
+        total = -self.nbytes[node] if at in self.at_home[node] else 0
+        for v in self.inputs[node]:
+            if at != self.home[v] and self.at_home[v].get(at, 0) <= (at == here):
+                total += self.nbytes[v]
+        return total

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 
-from rainshed.compiler.cost import seconds
+from rainshed.compiler.cost import Clock
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.setting import Setting
-from rainshed.ops.ir import Graph, Node, users
+from rainshed.ops.ir import Graph, Node, numbered
+from rainshed.ops.op import constant_op
+from rainshed.ops.source import input_op
+from rainshed.ops.transfer import recv, send
+
+LATE = (recv, constant_op, input_op)  # cost nothing until they are read
 
 
 def schedule(graph: Graph, setting: Setting) -> list[Node]:
@@ -18,66 +24,73 @@ def schedule(graph: Graph, setting: Setting) -> list[Node]:
     Source  list scheduling by rank: Topcuoglu et al. 2002 (HEFT); receives as late as possible: Abadi et al. 2015, section 5.2
     """
     order = _ranked(graph, setting.cluster)
-    return _late_receives(_early_sends(order), graph)
+    return _late_receives(_early_sends(order))
 
 
 def _ranked(graph: Graph, cluster: Cluster) -> list[Node]:
     """Topological order. Among ready nodes: those that another machine waits for, by the length of what hangs on them; then as
     the graph was walked, which is depth first and so frees values early."""
     nodes = graph.nodes()
-    readers = users(nodes)
-    place = {node: i for i, node in enumerate(nodes)}
-    remote: dict[Node, float] = {}  # seconds on the longest way from a node through a send
-    tail: dict[Node, float] = {}
-    for node in reversed(nodes):
-        assert node.device is not None
-        own = seconds(node, cluster, node.device)
-        tail[node] = own + max((tail[r] for r in readers[node]), default=0.0)
-        through = [remote[r] for r in readers[node]]
-        if node.op.name == "send":
-            target = readers[node][0].device
-            assert target is not None
-            wait = cluster.link(node.device.machine, target.machine).seconds(node.type.nbytes)
-            remote[node] = wait + max((tail[r] for r in readers[node]), default=0.0)
-        else:
-            remote[node] = max(through, default=0.0) + (own if any(through) else 0.0)
-    waiting = {node: len(set(node.inputs)) for node in nodes}
-    ready = [(-remote[n], place[n]) for n in nodes if not waiting[n]]
+    reads, readers = numbered(nodes)
+    remote = _remote(nodes, readers, cluster)
+    waiting = [len(values) for values in reads]
+    ready = [(-remote[i], i) for i in range(len(nodes)) if not waiting[i]]
     heapq.heapify(ready)
     order: list[Node] = []
     while ready:
         _, i = heapq.heappop(ready)
-        node = nodes[i]
-        order.append(node)
-        for reader in readers[node]:
+        order.append(nodes[i])
+        for reader in readers[i]:
             waiting[reader] -= 1
             if not waiting[reader]:
-                heapq.heappush(ready, (-remote[reader], place[reader]))
+                heapq.heappush(ready, (-remote[reader], reader))
     return order
+
+
+def _remote(nodes: Sequence[Node], readers: list[list[int]], cluster: Cluster) -> list[float]:
+    """For each node, seconds on the longest way from it through a send; 0 where there is none."""
+    clock = Clock(cluster)
+    remote = [0.0] * len(nodes)
+    tail = [0.0] * len(nodes)  # on the longest way at all
+    for i in range(len(nodes) - 1, -1, -1):
+        node, after = nodes[i], 0.0
+        assert node.device is not None
+        own = clock.seconds(node, node.device)
+        far = 0.0
+        for reader in readers[i]:
+            after = max(after, tail[reader])
+            far = max(far, remote[reader])
+        tail[i] = own + after
+        if node.op is send:
+            wait = cluster.link(node.device.machine, node.attrs["to"]).seconds(node.type.nbytes)
+            remote[i] = wait + after
+        elif far:
+            remote[i] = far + own
+    return remote
 
 
 def _early_sends(order: list[Node]) -> list[Node]:
     sends: dict[Node, list[Node]] = {}
     for node in order:
-        if node.op.name == "send":
+        if node.op is send:
             sends.setdefault(node.inputs[0], []).append(node)
     found: list[Node] = []
     for node in order:
-        if node.op.name != "send":
+        if node.op is not send:
             found.append(node)
             found.extend(sends.get(node, ()))
     return found
 
 
-def _late_receives(order: list[Node], graph: Graph) -> list[Node]:
+def _late_receives(order: list[Node]) -> list[Node]:
     """Move every node that costs nothing until it is read (recv, leaves) to just before its first reader."""
-    late = {n for n in order if n.op.name in ("recv", "constant", "input")}
+    late = {n for n in order if n.op in LATE}
     placed: set[Node] = set()
     found: list[Node] = []
     for node in order:
         if node in late:
             continue
-        for value in dict.fromkeys(node.inputs):
+        for value in node.inputs:
             if value in late and value not in placed:
                 placed.add(value)
                 found.append(value)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from rainshed.compiler.alike import Cut, Maker, Pieces
 from rainshed.compiler.cost import FREE
-from rainshed.compiler.layouts import Layout, Placed, pieces, tiles
+from rainshed.compiler.layouts import Layout, Placed, pieces
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.strategy import choose_layouts
 from rainshed.ops import CATALOGUE
-from rainshed.ops.access import Box, box_shape, box_size, intersect, whole, within
+from rainshed.ops.access import Box, box_shape, box_size, whole, within
 from rainshed.ops.assemble import assemble
 from rainshed.ops.ir import Graph, Node, Origin
-from rainshed.ops.op import constant_op
+from rainshed.ops.op import constant_op, tile_of
 from rainshed.ops.slice import slice_op
 from rainshed.ops.types import TupleType, fixed
 
@@ -31,13 +34,25 @@ def split(graph: Graph, setting: Setting) -> Graph:
     return Splitter(graph, layouts).run()
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A value as it was cut: its pieces, and the node of each."""
+
+    pieces: Pieces
+    nodes: list[Node]
+
+
 class Splitter:
     """Builds the tile graph. `made[value]` are its pieces; `bring` gives a region of a value at a home."""
 
     def __init__(self, graph: Graph, layouts: dict[Node, Layout]) -> None:
         self.graph, self.layouts = graph, layouts
         self.names = value_names(graph)
-        self.made: dict[Node, list[tuple[Placed, Node]]] = {}
+        self.make = Maker()
+        self.alike: dict[Hashable, Node] = {}
+        self.pieces: dict[int, Pieces] = {}
+        self.cuts: dict[Hashable, Cut] = {}
+        self.made: dict[Node, Made] = {}
         self.brought: dict[tuple[Node, Box, int], Node] = {}
         self.cut: dict[tuple[Node, Box, int], Node] = {}
 
@@ -53,7 +68,7 @@ class Splitter:
             self._root(outputs, name, node, target)
         for name, node in self.graph.updates.items():
             self._root(updates, name, node, variables[name])
-        kept = tuple(tile for node in variables.values() for _, tile in self.made[node])
+        kept = tuple(tile for node in variables.values() for tile in self.made[node].nodes)
         return replace(self.graph, outputs=outputs, updates=updates, kept=kept)
 
     def _root(self, roots: dict[str, Node], name: str, node: Node, variable: Node | None) -> None:
@@ -61,7 +76,7 @@ class Splitter:
         if node.op.name in FREE and variable is None:
             roots[f"{name}@0"] = self._leaf(node, whole(fixed(node.shape)), 0)
             return
-        for i, (placed, _) in enumerate(self.made[node if variable is None else variable]):
+        for i, placed in enumerate(self.made[node if variable is None else variable].pieces.placed):
             found = self.bring(node, placed.box, placed.home)
             if variable is not None and found.origin.home != placed.home:
                 found = self._landed(found, node, placed)  # a whole piece that lies elsewhere has to come
@@ -70,45 +85,65 @@ class Splitter:
     def _landed(self, found: Node, node: Node, placed: Placed) -> Node:
         """The same value as a node of its own at the home where it must end."""
         shape = fixed(found.shape)
-        return assemble.make(
-            (found,), {"boxes": (whole(shape),), "shape": shape}, self._origin(node, placed.home, placed.box)
-        )
+        attrs = {"boxes": (whole(shape),), "shape": shape}
+        return self.make(assemble, (found,), attrs, self._origin(node, placed.home, placed.box))
 
     def _origin(self, node: Node, home: int, box: Box | None) -> Origin:
-        return replace(node.origin, home=home, of=self.names[node], box=box)
+        of = node.origin
+        return Origin(of.file, of.line, of.scope, of.pin, self.names[node], box, of.backward, home)
 
     def _tiles(self, node: Node) -> None:
         layout, access = self.layouts[node], node.access
-        shape = () if isinstance(node.type, TupleType) else fixed(node.shape)
-        parts: list[Node] = []
-        for box, home in zip(tiles(access, layout), layout.homes, strict=True):
-            parts.append(self._tile(node, box, home, shape))
-        if isinstance(node.type, TupleType):
-            self.made[node] = [(Placed((), layout.homes[0], (0,)), parts[0])]
+        if isinstance(node.type, TupleType) or any(isinstance(i.type, TupleType) for i in node.inputs):
+            only = self._whole(node, layout.homes[0])
+            box = () if isinstance(node.type, TupleType) else whole(fixed(node.shape))
+            self.made[node] = Made(self._lying((Placed(box, layout.homes[0], (0,)),)), [only])
             return
-        self.made[node] = [
-            (piece, self._added(node, piece, parts, layout, shape)) for piece in pieces(access, layout, shape)
+        shape = fixed(node.shape)
+        key = (access, layout, tuple(fixed(i.shape) for i in node.inputs), shape)
+        if key not in self.cuts:
+            self.cuts[key] = Cut.of(*key)
+        cut, lying = self.cuts[key], self._lying(pieces(access, layout, shape))
+        parts = [self._tile(node, cut, i, home) for i, home in enumerate(layout.homes)]
+        self.made[node] = Made(lying, [self._added(node, piece, parts, layout) for piece in lying.placed])
+
+    def _lying(self, placed: tuple[Placed, ...]) -> Pieces:
+        """By identity: `pieces` gives the same tuple for the same question, and here it stays alive."""
+        if id(placed) not in self.pieces:
+            self.pieces[id(placed)] = Pieces(placed)
+        return self.pieces[id(placed)]
+
+    def _whole(self, node: Node, home: int) -> Node:
+        """A node that is not cut, since it gives or takes several values together."""
+        inputs = [
+            self.made[i].nodes[0] if isinstance(i.type, TupleType) else self.bring(i, whole(fixed(i.shape)), home)
+            for i in node.inputs
         ]
+        box = None if isinstance(node.type, TupleType) else whole(fixed(node.shape))
+        return node.op.make(tuple(inputs), node.attrs, self._origin(node, home, box))
 
-    def _tile(self, node: Node, box: Box, home: int, shape: tuple[int, ...]) -> Node:
-        access = node.access
-        inputs = []
-        if node.op.name == "pick" or any(isinstance(i.type, TupleType) for i in node.inputs):
-            inputs = [self.made[i][0][1] for i in node.inputs]
-        else:
-            regions = access.regions(box, tuple(fixed(i.shape) for i in node.inputs))
-            inputs = [self.bring(i, region, home) for i, region in zip(node.inputs, regions, strict=True)]
-        result = None if isinstance(node.type, TupleType) else access.result(box, shape)
-        attrs = node.op.tile_attrs(node, box) if access.axes else node.attrs
-        return node.op.make(tuple(inputs), attrs, self._origin(node, home, result))
+    def _tile(self, node: Node, cut: Cut, i: int, home: int) -> Node:
+        """Tile i of a node. Those of nodes that are alike are alike if their inputs and their own attributes are."""
+        inputs = tuple([self.bring(v, region, home) for v, region in zip(node.inputs, cut.regions[i], strict=True)])
+        origin = self._origin(node, home, cut.results[i])
+        own: Mapping[str, Any] = {}
+        if node.op.tile is not None and cut.boxes[i]:
+            own = node.op.tile(tile_of(node, cut.boxes[i], cut.regions[i], cut.results[i]))
+        key = (node.known, tuple([value.type for value in inputs]), *own.values())
+        try:
+            first = self.alike.get(key)
+        except TypeError:  # an array among the attributes: no other tile has the same
+            return node.op.make(inputs, {**node.attrs, **own}, origin)
+        if first is None:
+            first = self.alike[key] = node.op.make(inputs, {**node.attrs, **own}, origin)
+        return first.alike(inputs, origin)
 
-    def _added(self, node: Node, piece: Placed, parts: list[Node], layout: Layout, shape: tuple[int, ...]) -> Node:
+    def _added(self, node: Node, piece: Placed, parts: list[Node], layout: Layout) -> Node:
         """One piece of a value: the tile itself, or the sum of slices of partial results, each machine's own added first."""
         if len(piece.members) == 1:
             (only,) = piece.members
             region = parts[only].origin.box
-            if region is None or isinstance(node.type, TupleType):
-                return parts[only]
+            assert region is not None
             return self._slice(parts[only], within(piece.box, region), layout.homes[only])
         combine = CATALOGUE[node.access.combine or "add"]
         by_home: dict[int, list[Node]] = {}
@@ -121,42 +156,38 @@ class Splitter:
         for home, values in by_home.items():
             total = values[0]
             for value in values[1:]:
-                total = combine.make((total, value), origin=self._origin(node, home, piece.box))
+                total = self.make(combine, (total, value), {}, self._origin(node, home, piece.box))
             local.append(total)
         total = local[0]
         for value in local[1:]:
-            total = combine.make((total, value), origin=self._origin(node, piece.home, piece.box))
+            total = self.make(combine, (total, value), {}, self._origin(node, piece.home, piece.box))
         return total
 
     def bring(self, value: Node, region: Box, home: int) -> Node:
         """A region of a value for a reader at `home`: a whole piece, a slice of one, or slices put together."""
         key = (value, region, home)
-        if key not in self.brought:
-            self.brought[key] = self._bring(value, region, home)
-        return self.brought[key]
+        found = self.brought.get(key)
+        if found is None:
+            found = self.brought[key] = self._bring(value, region, home)
+        return found
 
     def _bring(self, value: Node, region: Box, home: int) -> Node:
         if value.op.name in FREE:
             return self._leaf(value, region, home)
-        for placed, tile in self.made[value]:
-            if placed.box == region:
-                return tile
+        made = self.made[value]
+        same = made.pieces.number.get(region)
+        if same is not None:
+            return made.nodes[same]
         if box_size(region) == 0:  # a tile that lies wholly in the padding reads nothing
             nothing = np.empty(box_shape(region), value.dtype.numpy)
             return constant_op.make((), {"value": nothing}, self._origin(value, home, region))
-        blocks, places = [], []
-        for placed, tile in self.made[value]:
-            common = intersect(placed.box, region)
-            if common is None:
-                continue
-            blocks.append(self._slice(tile, within(common, placed.box), placed.home))
-            places.append(within(common, region))
-            if common == region:
-                break
-        if len(blocks) == 1 and places[0] == whole(box_shape(region)):
+        touched = made.pieces.touched(region)
+        blocks = [self._slice(made.nodes[t.piece], t.inner, made.pieces.placed[t.piece].home) for t in touched]
+        shape = box_shape(region)
+        if len(blocks) == 1 and touched[0].place == whole(shape):
             return blocks[0]
-        origin = self._origin(value, home, region)
-        return assemble.make(tuple(blocks), {"boxes": tuple(places), "shape": box_shape(region)}, origin)
+        attrs = {"boxes": tuple([t.place for t in touched]), "shape": shape}
+        return self.make(assemble, tuple(blocks), attrs, self._origin(value, home, region))
 
     def _slice(self, tile: Node, box: Box, home: int) -> Node:
         """A part of a tile, cut where the tile is."""
@@ -164,10 +195,12 @@ class Splitter:
             return tile
         key = (tile, box, home)
         if key not in self.cut:
-            attrs = {"start": tuple(low for low, _ in box), "stop": tuple(high for _, high in box)}
-            base = tile.origin.box or whole(fixed(tile.shape))
-            at = tuple((b + low, b + high) for (b, _), (low, high) in zip(base, box, strict=True))
-            self.cut[key] = slice_op.make((tile,), attrs, replace(tile.origin, home=home, box=at))
+            attrs = {"start": tuple([low for low, _ in box]), "stop": tuple([high for _, high in box])}
+            of = tile.origin
+            base = of.box or whole(fixed(tile.shape))
+            at = tuple([(b + low, b + high) for (b, _), (low, high) in zip(base, box, strict=True)])
+            origin = Origin(of.file, of.line, of.scope, of.pin, of.of, at, of.backward, home)
+            self.cut[key] = self.make(slice_op, (tile,), attrs, origin)
         return self.cut[key]
 
     def _leaf(self, value: Node, region: Box, home: int) -> Node:
