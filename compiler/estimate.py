@@ -22,6 +22,30 @@ def estimate(search: Search) -> float:
     return _Estimate(search).run()
 
 
+class _Queue:
+    """Nodes that wait for the same machines. `now`: those whose values are there before the machines are free, by rank;
+    `later`: (when the values are there, rank, place) of the others."""
+
+    def __init__(self, own: np.ndarray) -> None:
+        self.own = own
+        self.now: list[tuple[float, int]] = []
+        self.later: list[tuple[float, float, int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.now or self.later)
+
+    def first(self, clock: np.ndarray) -> tuple[float, float, int]:
+        """When the first of them can start, its rank and its place."""
+        free = float(clock[self.own].max())
+        while self.later and self.later[0][0] <= free:
+            heapq.heappush(self.now, heapq.heappop(self.later)[1:])
+        return (free, *self.now[0]) if self.now else self.later[0]
+
+    def take(self) -> int:
+        """The place of the node that `first` told."""
+        return heapq.heappop(self.now)[1] if self.now else heapq.heappop(self.later)[2]
+
+
 class _Estimate:
     def __init__(self, search: Search) -> None:
         self.search, self.count = search, search.machines
@@ -40,15 +64,21 @@ class _Estimate:
         left = {node: len({v for v in node.inputs if v in search.facts}) for node in search.nodes}
         place = {node: i for i, node in enumerate(search.nodes)}
         tail = self._tails()
-        queue = [(0.0, -tail[node], place[node]) for node in search.nodes if not left[node]]
-        heapq.heapify(queue)
-        while queue:
-            start, first, at = heapq.heappop(queue)
-            node = search.nodes[at]
-            now = self._start(node)
-            if now > start and queue and (now, first, at) > queue[0]:
-                heapq.heappush(queue, (now, first, at))
-                continue
+        queues: dict[tuple[int, ...], _Queue] = {}  # of the nodes that can start, by the machines they run on
+
+        def put(node: Node) -> None:
+            own = self.search.facts[node].kind.options[self.search.chosen[node]].homes
+            key = tuple(own.tolist())
+            if key not in queues:
+                queues[key] = _Queue(own)
+            ready = float(self.ready[node][own].max()) if node in self.ready else 0.0
+            heapq.heappush(queues[key].later, (ready, -tail[node], place[node]))
+
+        for node in search.nodes:
+            if not left[node]:
+                put(node)
+        while waiting := [queue for queue in queues.values() if queue]:
+            node = search.nodes[min(waiting, key=lambda queue: queue.first(self.clock)).take()]
             self._compute(node, self.ready.pop(node, np.zeros(self.count)))
             for reader in search.readers[node]:
                 for i, value in enumerate(reader.inputs):
@@ -58,18 +88,12 @@ class _Estimate:
                 self.ready[reader] = there
                 left[reader] -= 1
                 if not left[reader]:
-                    heapq.heappush(queue, (self._start(reader), -tail[reader], place[reader]))
+                    put(reader)
         for value, variable in search.stored():
             self._bring(value, variable, -1)
         end = float(max([self.clock.max(), *(t.max() for t in self.there.values())]))
         busy = min(end, float(max(self.busy.max(), self.out.max(), self.into.max())))
         return busy + (end - busy) / search.slices  # of slices, only the first and the last wait as a whole batch would
-
-    def _start(self, node: Node) -> float:
-        """When the last of a node's machines has what it needs, and time."""
-        own = self.search.facts[node].kind.options[self.search.chosen[node]].homes
-        busy = self.clock[own]
-        return float((np.maximum(self.ready[node][own], busy) if node in self.ready else busy).max())
 
     def _tails(self) -> dict[Node, float]:
         """Seconds of the longest chain of readers that hangs on each node."""

@@ -6,7 +6,7 @@ from rainshed.compiler.estimate import estimate
 from rainshed.compiler.search import NEVER, Search
 from rainshed.ops.ir import Node
 
-WORK = 20_000  # nodes that may be estimated in all: what bounds the time
+WORK = 100_000  # nodes times machines that may be estimated in all: what bounds the time
 TRIES = 3  # other layouts of one node
 GAIN = 1e-3  # of the step: less is no improvement
 
@@ -14,7 +14,7 @@ GAIN = 1e-3  # of the step: less is no improvement
 def guide(search: Search) -> float:
     """Give one node after the other, the costliest first, another layout where the estimated step gets shorter: that estimate."""
     best = estimate(search)
-    left = WORK // max(1, len(search.nodes)) - 1
+    left = WORK // max(1, len(search.nodes) * search.machines) - 1
     of = search.alike()
     members: dict[int, list[Node]] = {}
     for node, group in of.items():

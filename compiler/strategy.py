@@ -113,6 +113,7 @@ STRATEGIES: dict[str, Strategy] = {
     "tiles": Strategy(in_space, tiles=Aim(by_step=True, kicks=0), worth_s=LONG_S),
     "tight": Strategy(in_space, spread=Spread(holding=1e4), last=True),
 }
+TILED_MACHINES = 16  # more are not placed tile by tile unasked: it would take longer than all else
 GUIDED = "guided"  # the best of all these by estimate, then moves that shorten the estimated step
 NAMES = (*STRATEGIES, GUIDED)
 
@@ -184,6 +185,8 @@ def rank(graph: Graph, setting: Setting) -> dict[str, float]:
         if strategy.last or shortest < strategy.worth_s or (strategy.after and strategy.after not in about):
             continue
         if strategy.after and about[strategy.after] > strategy.within * shortest:
+            continue
+        if strategy.tiles and len(setting.cluster.machines) > TILED_MACHINES:
             continue
         machines = tuple(groups(setting.cluster, strategy.spread))
         first = distinct.setdefault(
