@@ -22,12 +22,12 @@ import rainshed as rs
 from rainshed.compiler.collector import at_rest
 from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster, Machine
+from rainshed.compiler.partition.strategy import search_of
 from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.pipeline import PLACED, SHARED
 from rainshed.compiler.plan import Plan, Run
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import simulate
-from rainshed.compiler.strategy import search_of
 from rainshed.ops.ir import Graph
 
 TILES = (500, 1000, 2000, 5000, 10000, 20000)

@@ -24,12 +24,12 @@ import numpy as np
 
 from benchmarks.nets import NETS
 from benchmarks.rivals import metis, mt_kahypar, mt_kahypar_columns
-from rainshed.compiler.atoms import Tiling, tiling
 from rainshed.compiler.machines import Cluster, Link, Machine
-from rainshed.compiler.partition import BALANCE, Aim, measure, place_tiles, starts_of, task_of
+from rainshed.compiler.partition.atoms import Tiling, tiling
+from rainshed.compiler.partition.placement import BALANCE, Aim, measure, place_tiles, starts_of, task_of
+from rainshed.compiler.partition.refine import crossing, excess
 from rainshed.compiler.passes.merge_equal import merge_equal
 from rainshed.compiler.passes.simplify import simplify
-from rainshed.compiler.refine import crossing, excess
 from rainshed.compiler.setting import Setting
 
 MACHINES = (2, 3, 4, 7, 8, 9, 16, 36, 64)

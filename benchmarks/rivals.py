@@ -16,9 +16,9 @@ import mtkahypar
 import numpy as np
 import pymetis
 
-from rainshed.compiler.atoms import Tiling
-from rainshed.compiler.refine import Task, crossing, excess
-from rainshed.compiler.seeds import columns
+from rainshed.compiler.partition.atoms import Tiling
+from rainshed.compiler.partition.refine import Task, crossing, excess
+from rainshed.compiler.partition.seeds import columns
 
 UNIT = 1_000_000  # weights are whole numbers: this many in all
 INDEX = np.int64  # the idx_t that the METIS of pymetis was built with

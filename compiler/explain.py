@@ -14,9 +14,9 @@ import numpy as np
 
 from rainshed.compiler.gathered import CARRIERS, Gathered, gathered
 from rainshed.compiler.layouts import Option
+from rainshed.compiler.partition.search import NEVER, Search
 from rainshed.compiler.passes.split import value_names
 from rainshed.compiler.plan import Assign, Candidate, Plan, Program, Recv, Run, Transfer
-from rainshed.compiler.search import NEVER, Search
 from rainshed.ops.access import Box
 from rainshed.ops.errors import UsageError
 from rainshed.ops.ir import Node

@@ -11,11 +11,12 @@ from msgspec import structs
 
 from rainshed.compiler.check import check_graph
 from rainshed.compiler.collector import at_rest
-from rainshed.compiler.estimate import estimate
 from rainshed.compiler.explain import kept_candidates
 from rainshed.compiler.limits import memory_lack, spread_memory
 from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster
+from rainshed.compiler.partition.estimate import estimate
+from rainshed.compiler.partition.strategy import GUIDED, MIDDLE_S, NAMES, STRATEGIES, known, rank, search_of
 from rainshed.compiler.passes.differentiate import differentiate
 from rainshed.compiler.passes.fuse import fuse
 from rainshed.compiler.passes.insert_send_recv import insert_send_recv
@@ -29,7 +30,6 @@ from rainshed.compiler.plan import VERSION, Plan
 from rainshed.compiler.reach import all_linked, parts_of, unlinked, widened
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import memory_of, simulate, unit_memory_of
-from rainshed.compiler.strategy import GUIDED, MIDDLE_S, NAMES, STRATEGIES, known, rank, search_of
 from rainshed.ops.errors import CompileError, ContractError, UsageError
 from rainshed.ops.ir import Graph
 from rainshed.ops.types import Batch, TensorType
@@ -67,7 +67,7 @@ def compile(
 ) -> Plan:
     """The plan of a graph on a cluster. Where two machines have no link, it uses only machines that are all linked.
 
-    strategy  the start of the search for layouts (see compiler/strategy.py); "auto": all, of which the
+    strategy  the start of the search for layouts (see compiler/partition/strategy.py); "auto": all, of which the
               best few by estimate become plans, and the plan whose simulated step is shortest is kept
     place     what must be where: a layer, variable or value of the graph, or a pattern of their names -> its machine
     Raises    CompileError if the graph has no outputs, its batch is not bound, pins cannot hold, or no plan fits the memory;

@@ -13,8 +13,8 @@ from msgspec import structs
 
 from rainshed.compiler.cost import FREE
 from rainshed.compiler.machines import Cluster
+from rainshed.compiler.partition.spread import fastest_first
 from rainshed.compiler.plan import MachinePrediction, Plan, Program
-from rainshed.compiler.spread import fastest_first
 from rainshed.ops.errors import CompileError
 from rainshed.ops.ir import Graph
 

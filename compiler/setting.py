@@ -14,7 +14,7 @@ class Setting:
     """
     cluster   where the plan will run
     seed      of every search; the same seed gives the same plan
-    strategy  the name of the strategy `split` follows (see compiler/strategy.py), "auto" inside `compile` means each in turn
+    strategy  the name of the strategy `split` follows (see compiler/partition/strategy.py), "auto": see `compile`
     fuse      whether element-wise neighbours become one kernel
     units     whether GPUs are used where machines have them
     shared    what the search knows of a graph whatever the strategy; kept for the strategies of one `compile`

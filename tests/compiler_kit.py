@@ -8,11 +8,11 @@ from textwrap import dedent
 import numpy as np
 from random_graphs import ALL_OPS
 
-from rainshed.compiler.candidates import candidates
 from rainshed.compiler.cost import FREE
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster, Machine
+from rainshed.compiler.partition.candidates import candidates
 from rainshed.compiler.passes.insert_send_recv import insert_send_recv
 from rainshed.compiler.passes.place import place
 from rainshed.compiler.passes.schedule import schedule

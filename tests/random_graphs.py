@@ -19,7 +19,7 @@ import numpy as np
 from random_compounds import COMPOUNDS
 from random_ops import OPS, TWINS
 
-from rainshed.compiler.strategy import STRATEGIES
+from rainshed.compiler.partition.strategy import STRATEGIES
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum
 from rainshed.ops import CATALOGUE
 from rainshed.ops.elementwise import astype, multiply, remainder, square, tanh

@@ -11,8 +11,8 @@ import numpy as np
 from rainshed.compiler.alike import Cut, Maker, Pieces
 from rainshed.compiler.cost import FREE
 from rainshed.compiler.layouts import Layout, Placed, pieces
+from rainshed.compiler.partition.strategy import choose_layouts
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.strategy import choose_layouts
 from rainshed.ops import CATALOGUE
 from rainshed.ops.access import Box, box_shape, box_size, whole, within
 from rainshed.ops.assemble import assemble

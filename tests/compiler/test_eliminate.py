@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from rainshed.compiler import eliminate
-from rainshed.compiler.eliminate import Problem, solve
+from rainshed.compiler.partition import eliminate
+from rainshed.compiler.partition.eliminate import Problem, solve
 
 
 def random_problem(rng: np.random.Generator, count: int, density: float) -> Problem:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import rainshed as rs
-from rainshed.compiler.atoms import Tiling, tiling
 from rainshed.compiler.machines import Cluster, Link, Machine
-from rainshed.compiler.partition import Aim, phase_balance, place_tiles, starts_of, task_of
-from rainshed.compiler.refine import Task, crossing, excess, refine
-from rainshed.compiler.seeds import blocks
-from rainshed.compiler.simulate_tiles import Rates, simulate_tiles
-from rainshed.compiler.tiled import layouts_of
+from rainshed.compiler.partition.atoms import Tiling, tiling
+from rainshed.compiler.partition.placement import Aim, phase_balance, place_tiles, starts_of, task_of
+from rainshed.compiler.partition.refine import Task, crossing, excess, refine
+from rainshed.compiler.partition.seeds import blocks
+from rainshed.compiler.partition.simulate_tiles import Rates, simulate_tiles
+from rainshed.compiler.partition.tiled import layouts_of
 from rainshed.ops.ir import Graph
 
 

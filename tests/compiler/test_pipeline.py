@@ -5,8 +5,8 @@ import pytest
 from compiler_kit import cluster
 from random_graphs import random_graph
 
+from rainshed.compiler.partition.strategy import STRATEGIES
 from rainshed.compiler.pipeline import PASSES, compile, show
-from rainshed.compiler.strategy import STRATEGIES
 from rainshed.ops import CATALOGUE as C
 from rainshed.ops.errors import CompileError, UsageError
 from rainshed.ops.ir import Graph

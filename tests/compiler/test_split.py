@@ -6,12 +6,12 @@ from compiler_kit import laid_out, setting
 from random_graphs import random_graph
 
 from rainshed.compiler.layouts import Layout
+from rainshed.compiler.partition.strategy import STRATEGIES
 from rainshed.compiler.passes.differentiate import differentiate
 from rainshed.compiler.passes.merge_equal import merge_equal
 from rainshed.compiler.passes.simplify import simplify
 from rainshed.compiler.passes.split import split
 from rainshed.compiler.pipeline import compile
-from rainshed.compiler.strategy import STRATEGIES
 from rainshed.ops import CATALOGUE as C
 from rainshed.ops.access import cover_fault
 from rainshed.ops.evaluate import evaluate

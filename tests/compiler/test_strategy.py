@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 import rainshed as rs
-from rainshed.compiler.estimate import estimate
-from rainshed.compiler.guide import guide
 from rainshed.compiler.layouts import Layout, pieces, tiles
 from rainshed.compiler.machines import Cluster, Link, Machine
-from rainshed.compiler.microbatch import batch_axes, sliced
+from rainshed.compiler.partition.estimate import estimate
+from rainshed.compiler.partition.guide import guide
+from rainshed.compiler.partition.microbatch import batch_axes, sliced
+from rainshed.compiler.partition.search import Search
+from rainshed.compiler.partition.spread import Spread
+from rainshed.compiler.partition.strategy import NAMES, along_batch, in_space, on_one, rank, search_of
 from rainshed.compiler.pipeline import SHARED, compile, run_passes
-from rainshed.compiler.search import Search
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.spread import Spread
-from rainshed.compiler.strategy import NAMES, along_batch, in_space, on_one, rank, search_of
 from rainshed.ops.access import box_size
 from rainshed.ops.ir import Graph
 

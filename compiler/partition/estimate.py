@@ -11,8 +11,8 @@ import heapq
 import numpy as np
 
 from rainshed.compiler.cost import WEIGHTLESS
-from rainshed.compiler.search import Search
-from rainshed.compiler.traffic import between
+from rainshed.compiler.partition.search import Search
+from rainshed.compiler.partition.traffic import between
 from rainshed.ops.ir import Node
 from rainshed.ops.types import TensorType
 

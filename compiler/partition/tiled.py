@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from rainshed.compiler.atoms import Tiling, tiling
-from rainshed.compiler.derive import joined, regions_as_pieces
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster
-from rainshed.compiler.partition import Aim, place_tiles
+from rainshed.compiler.partition.atoms import Tiling, tiling
+from rainshed.compiler.partition.derive import joined, regions_as_pieces
+from rainshed.compiler.partition.placement import Aim, place_tiles
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import TupleType, fixed
 

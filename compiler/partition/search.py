@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rainshed.compiler.candidates import candidates
 from rainshed.compiler.cost import FREE, WEIGHTLESS, pace
-from rainshed.compiler.derive import Piece, followed
-from rainshed.compiler.eliminate import Problem, solve
 from rainshed.compiler.layouts import Layout, Option, option
 from rainshed.compiler.machines import Cluster
-from rainshed.compiler.microbatch import batch_axes, sliced
-from rainshed.compiler.spread import ALL, Spread, groups, layers_of, stages_of
-from rainshed.compiler.traffic import Parts, Wires, edge_seconds
+from rainshed.compiler.partition.candidates import candidates
+from rainshed.compiler.partition.derive import Piece, followed
+from rainshed.compiler.partition.eliminate import Problem, solve
+from rainshed.compiler.partition.microbatch import batch_axes, sliced
+from rainshed.compiler.partition.spread import ALL, Spread, groups, layers_of, stages_of
+from rainshed.compiler.partition.traffic import Parts, Wires, edge_seconds
 from rainshed.ops.access import Access
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.op import Op

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rainshed.compiler.atoms import AXES, Tiling
+from rainshed.compiler.partition.atoms import AXES, Tiling
 
 
 def machine_grids(machines: int) -> Iterator[tuple[int, ...]]:

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from rainshed.compiler.estimate import estimate
-from rainshed.compiler.guide import guide
 from rainshed.compiler.layouts import Layout
-from rainshed.compiler.partition import Aim
-from rainshed.compiler.search import Search
+from rainshed.compiler.partition.estimate import estimate
+from rainshed.compiler.partition.guide import guide
+from rainshed.compiler.partition.placement import Aim
+from rainshed.compiler.partition.search import Search
+from rainshed.compiler.partition.spread import ALL, Spread, groups
+from rainshed.compiler.partition.tiled import tile_layouts
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.spread import ALL, Spread, groups
-from rainshed.compiler.tiled import tile_layouts
 from rainshed.ops.ir import Graph, Node
 
 Start = Callable[[Search, Node], int]

@@ -1,6 +1,6 @@
 """Layouts that follow from other layouts: where the tiles of a placement lie, and what lies beside them.
 
-A placement of tiles (compiler/partition.py) says where the forward part of a graph is computed. Everything else is computed where
+A placement of tiles (placement.py) says where the forward part of a graph is computed. Everything else is computed where
 its operands lie: a gradient's loop nest has the axes of the values it reads, so their pieces cut it.
 """
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rainshed.compiler.atoms import Tiling
 from rainshed.compiler.machines import Cluster
-from rainshed.compiler.refine import KICKS, Task, contract, crossing, excess, loads, refine
-from rainshed.compiler.seeds import bisected, blocks, columns, earliest_finish, layers_in_turn, machine_grids
-from rainshed.compiler.simulate_tiles import Rates, simulate_tiles
+from rainshed.compiler.partition.atoms import Tiling
+from rainshed.compiler.partition.refine import KICKS, Task, contract, crossing, excess, loads, refine
+from rainshed.compiler.partition.seeds import bisected, blocks, columns, earliest_finish, layers_in_turn, machine_grids
+from rainshed.compiler.partition.simulate_tiles import Rates, simulate_tiles
 
 BALANCE = 1.10  # a machine's share of a heavy layer's work, over the even share, may be this
 COLUMN_KICKS = 200  # columns are few

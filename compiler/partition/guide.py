@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rainshed.compiler.estimate import estimate
-from rainshed.compiler.search import NEVER, Search
+from rainshed.compiler.partition.estimate import estimate
+from rainshed.compiler.partition.search import NEVER, Search
 from rainshed.ops.ir import Node
 
 WORK = 100_000  # nodes times machines that may be estimated in all: what bounds the time

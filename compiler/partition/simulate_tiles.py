@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from rainshed.compiler.atoms import Tasks
+from rainshed.compiler.partition.atoms import Tasks
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Which tiles every op is cut into, and on which machine each lies."""
