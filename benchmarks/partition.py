@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mtkahypar
@@ -108,6 +109,34 @@ def line(scores: dict[str, Any]) -> str:
     return " | ".join(parts)
 
 
+RIVALS = ("metis", "metis_vol", "mtkahypar", "mtkahypar_columns", "block")
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Rows as Markdown: ours, and of each rival its bytes and its step in units of ours, with its phase balance."""
+    head = ["net", "machines", "tiles", "ours: MB", "phases", "ms", *RIVALS]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for one in found:
+        ours = one["ours"]
+        cells = [
+            one["net"],
+            one["machines"],
+            one["tiles"],
+            f"{ours['bytes'] / 1e6:.3g}",
+            f"{ours['phase_balance']:.2f}",
+        ]
+        cells.append(f"{ours['step_s'] * 1e3:.3g}")
+        for name in RIVALS:
+            if name not in one:
+                cells.append("")
+                continue
+            other = one[name]
+            mark = "" if other["phase_balance"] <= BALANCE else f" ({other['phase_balance']:.2f})"
+            cells.append(f"{other['bytes'] / max(1, ours['bytes']):.2f}{mark}, {other['step_s'] / ours['step_s']:.2f}")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
@@ -115,7 +144,11 @@ def main() -> None:
     parser.add_argument("--machines", default=",".join(map(str, MACHINES)))
     parser.add_argument("--parts", type=int, help="tiles per heavy layer")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="runs of each rival")
+    parser.add_argument("--table", nargs="+", type=Path, metavar="FILE", help="print rows of such JSON as Markdown")
     args = parser.parse_args()
+    if args.table:
+        print(table([one for file in args.table for one in json.loads(file.read_text().splitlines()[-1])["rows"]]))
+        return
     found = rows(args.nets.split(","), [int(n) for n in args.machines.split(",")], args.parts, range(args.seeds))
     if args.json:
         print(json.dumps({"rows": found}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -126,7 +127,7 @@ def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
     best = min(plans, key=lambda name: (plans[name].prediction.step_s, plans[name].prediction.bytes))
     tried = {n: f"{p.prediction.step_s * 1e3:.3f} ms, {p.prediction.bytes} bytes" for n, p in plans.items()} | refused
     notes = {"strategy": best, **{f"tried {n}": text for n, text in tried.items()}}
-    notes |= {f"thought of {n}": f"about {s * 1e3:.3f} ms" for n, s in estimates.items() if n not in tried}
+    notes |= {f"thought of {n}": f"about {s * 1e3:.3f} ms" for n, s in estimates.items() if n not in tried and s < math.inf}
     return structs.replace(plans[best], notes=notes, candidates=kept_candidates(known(graph, setting, best), best))
 
 
@@ -138,7 +139,7 @@ def _promising(graph: Graph, setting: Setting) -> dict[str, float]:
     shortest = min(found.values())
     if shortest > MIDDLE_S:
         found = {GUIDED: estimate(search_of(graph, replace(setting, strategy=GUIDED))), **found}
-    return found | {name: WORSE * shortest for name, s in STRATEGIES.items() if s.last}
+    return found | {name: math.inf for name, s in STRATEGIES.items() if s.last}
 
 
 def _fitting(graph: Graph, setting: Setting) -> tuple[Plan, str]:

@@ -70,6 +70,7 @@ class Search:
         self.machines = len(cluster.machines)
         self.speed = np.array([max(m.flops, *(u.flops for u in m.units), 0.0) for m in cluster.machines])
         self.band = np.array([m.bytes_per_s for m in cluster.machines])
+        self.roomiest = max(range(self.machines), key=lambda m: (cluster.machines[m].memory_bytes, -m))
         self.wires = Wires.of(cluster)
         self.holding = spread.holding
         self._paces: dict[Op, tuple[np.ndarray, ...]] = {}
@@ -117,7 +118,7 @@ class Search:
         own = self.groups[self.stage.get(self.layer[node], 0)]
         speeds = tuple(float(self.speed[m]) for m in own)
         fastest = max(own, key=lambda m: (self.speed[m], -m))
-        alone = (Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0)))
+        alone = (Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0), self.roomiest))
         found = (*candidates(access, shapes, shape, own, speeds), *alone)
         if node in self.examples:
             found = tuple(sliced(access, one, self.examples[node], self.slices) for one in found)

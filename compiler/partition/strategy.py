@@ -74,6 +74,11 @@ def on_one(search: Search, node: Node) -> int:
     return _single(search, node, max(search.groups[0], key=lambda m: (search.speed[m], -m)))
 
 
+def on_roomiest(search: Search, node: Node) -> int:
+    """Everything on the machine with the most memory."""
+    return _single(search, node, search.roomiest)
+
+
 def _single(search: Search, node: Node, machine: int) -> int:
     options = search.facts[node].kind.options
     return next((i for i, o in enumerate(options) if o.layout.homes == (machine,)), 0)
@@ -112,6 +117,7 @@ STRATEGIES: dict[str, Strategy] = {
     "stages in slices": Strategy(in_space, spread=Spread(stages=2, slices=4), after="stages", within=2.0),
     "tiles": Strategy(in_space, tiles=Aim(by_step=True, kicks=0), worth_s=LONG_S),
     "tight": Strategy(in_space, spread=Spread(holding=1e4), last=True),
+    "roomy": Strategy(on_roomiest, "keep", last=True),
 }
 TILED_MACHINES = 16  # more are not placed tile by tile unasked: it would take longer than all else
 GUIDED = "guided"  # the best of all these by estimate, then moves that shorten the estimated step

@@ -1,0 +1,357 @@
+"""The inner loops of placing tiles, compiled by Numba: refine.py and simulate_tiles.py load this module when they first need it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True)
+def prepare(state: Any) -> None:
+    """Count the pins of each net on each machine, and the gains."""
+    starts, pins, weight, vstarts, nets, _, _, _, home, phi, _, benefit, penalty, _ = state
+    for e in range(len(weight)):
+        for i in range(starts[e], starts[e + 1]):
+            phi[e, home[pins[i]]] += 1
+    for v in range(len(home)):
+        for i in range(vstarts[v], vstarts[v + 1]):
+            e = nets[i]
+            if phi[e, home[v]] == 1:
+                benefit[v] += weight[e]
+            for t in range(phi.shape[1]):
+                if phi[e, t] == 0:
+                    penalty[v, t] += weight[e]
+
+
+@numba.njit(cache=True)
+def move(state: Any, v: int, b: int) -> int:
+    """Move one vertex; all gains follow. The number of entries of `touched`, vertices whose gains may have risen."""
+    starts, pins, weight, vstarts, nets, load, _, _, home, phi, held, benefit, penalty, touched = state
+    a = home[v]
+    home[v] = b
+    for k in range(load.shape[1]):
+        held[k, a] -= load[v, k]
+        held[k, b] += load[v, k]
+    rose = 0
+    own = 0
+    for i in range(vstarts[v], vstarts[v + 1]):
+        e = nets[i]
+        w = weight[e]
+        phi[e, a] -= 1
+        phi[e, b] += 1
+        left, come = phi[e, a], phi[e, b]
+        if come == 1:
+            own += w
+        if left <= 1 or come <= 2:
+            for j in range(starts[e], starts[e + 1]):
+                u = pins[j]
+                if left == 0:
+                    penalty[u, a] += w
+                if come == 1:
+                    penalty[u, b] -= w
+                if u != v:
+                    if left == 1 and home[u] == a:
+                        benefit[u] += w
+                    if come == 2 and home[u] == b:
+                        benefit[u] -= w
+                    if rose < len(touched):
+                        touched[rose] = u
+                        rose += 1
+    benefit[v] = own
+    return rose
+
+
+@numba.njit(cache=True)
+def back(state: Any, best: np.ndarray) -> None:
+    """Every vertex to where it is in `best`."""
+    home = state[8]
+    for v in range(len(home)):
+        if home[v] != best[v]:
+            move(state, v, best[v])
+
+
+@numba.njit(cache=True)
+def fits(state: Any, v: int, t: int) -> bool:
+    load, caps, held = state[5], state[6], state[10]
+    for k in range(caps.shape[0]):  # noqa: SIM110
+        if load[v, k] > 0 and held[k, t] + load[v, k] > caps[k, t]:
+            return False
+    return True
+
+
+@numba.njit(cache=True)
+def best_of(state: Any, v: int) -> Any:
+    """The machine that v should move to, or -1 if none has room; and the bytes that this saves."""
+    home, benefit, penalty = state[8], state[11], state[12]
+    best, gain = -1, -(1 << 62)
+    for t in range(penalty.shape[1]):
+        if t != home[v]:
+            g = benefit[v] - penalty[v, t]
+            if g > gain and fits(state, v, t):
+                best, gain = t, g
+    return best, gain
+
+
+@numba.njit(cache=True)
+def draw(random: np.ndarray) -> int:
+    """The next of a sequence of numbers below 2**31."""
+    random[0] = (random[0] * 1103515245 + 12345) % 2147483648
+    return int(random[0] >> 8)
+
+
+@numba.njit(cache=True)
+def push(heap: np.ndarray, size: int, key: int, tie: int, v: int) -> int:
+    if size >= len(heap):
+        return size
+    i = size
+    while i > 0:
+        up = (i - 1) // 2
+        if heap[up, 0] < key or (heap[up, 0] == key and heap[up, 1] <= tie):
+            break
+        heap[i, 0], heap[i, 1], heap[i, 2] = heap[up, 0], heap[up, 1], heap[up, 2]
+        i = up
+    heap[i, 0], heap[i, 1], heap[i, 2] = key, tie, v
+    return size + 1
+
+
+@numba.njit(cache=True)
+def pop(heap: np.ndarray, size: int) -> int:
+    """Take the first entry off; it then stands at `size - 1`."""
+    size -= 1
+    k0, k1, k2 = heap[0, 0], heap[0, 1], heap[0, 2]
+    key, tie, v = heap[size, 0], heap[size, 1], heap[size, 2]
+    i = 0
+    while True:
+        j = 2 * i + 1
+        if j >= size:
+            break
+        if j + 1 < size and (
+            heap[j + 1, 0] < heap[j, 0] or (heap[j + 1, 0] == heap[j, 0] and heap[j + 1, 1] < heap[j, 1])
+        ):
+            j += 1
+        if key < heap[j, 0] or (key == heap[j, 0] and tie <= heap[j, 1]):
+            break
+        heap[i, 0], heap[i, 1], heap[i, 2] = heap[j, 0], heap[j, 1], heap[j, 2]
+        i = j
+    heap[i, 0], heap[i, 1], heap[i, 2] = key, tie, v
+    heap[size, 0], heap[size, 1], heap[size, 2] = k0, k1, k2
+    return size
+
+
+@numba.njit(cache=True)
+def fm_pass(state: Any, random: np.ndarray, heap: np.ndarray, patience: int) -> int:
+    """One FM pass: each vertex moves at most once, best first; then back to the best point on the way. Bytes saved."""
+    fixed, home, benefit, touched = state[7], state[8], state[11], state[13]
+    count = len(home)
+    locked = np.zeros(count, np.bool_)
+    size = 0
+    for v in range(count):
+        if fixed[v] < 0 and benefit[v] > 0:
+            t, g = best_of(state, v)
+            if t >= 0:
+                size = push(heap, size, -g, draw(random), v)
+    trail_v = np.empty(count, np.int64)
+    trail_from = np.empty(count, np.int64)
+    moves, best_at, now, best_gain = 0, 0, 0, 0
+    while size > 0 and moves - best_at < patience:
+        size = pop(heap, size)
+        key, v = heap[size, 0], heap[size, 2]
+        if locked[v]:
+            continue
+        t, g = best_of(state, v)
+        if t < 0:
+            continue
+        if -g > key:
+            size = push(heap, size, -g, draw(random), v)
+            continue
+        locked[v] = True
+        trail_v[moves], trail_from[moves] = v, home[v]
+        moves += 1
+        rose = move(state, v, t)
+        now += g
+        if now > best_gain:
+            best_gain, best_at = now, moves
+        for i in range(rose):
+            u = touched[i]
+            if not locked[u] and fixed[u] < 0 and benefit[u] > 0:
+                t, g = best_of(state, u)
+                if t >= 0:
+                    size = push(heap, size, -g, draw(random), u)
+    for i in range(moves - 1, best_at - 1, -1):
+        move(state, trail_v[i], trail_from[i])
+    return best_gain
+
+
+@numba.njit(cache=True)
+def exchange(state: Any, group: np.ndarray, order: np.ndarray, by_group: np.ndarray, first: np.ndarray) -> int:
+    """Exchange two vertices of one group where that saves bytes: it works where the caps leave no room. Bytes saved."""
+    caps, fixed, home, held, benefit, penalty = state[6], state[7], state[8], state[10], state[11], state[12]
+    saved = 0
+    for v in order:
+        if fixed[v] >= 0 or group[v] < 0 or benefit[v] == 0:
+            continue
+        a = home[v]
+        top, mate = 0, -1
+        for i in range(first[group[v]], first[group[v] + 1]):
+            u = by_group[i]
+            t = home[u]
+            if t != a and fixed[u] < 0:
+                g = benefit[v] - penalty[v, t] + benefit[u] - penalty[u, a]
+                if g > top:
+                    top, mate = g, u
+        if mate < 0:
+            continue
+        b = home[mate]
+        g = benefit[v] - penalty[v, b]
+        move(state, v, b)
+        g += benefit[mate] - penalty[mate, a]
+        move(state, mate, a)
+        good = g > 0
+        for k in range(caps.shape[0]):
+            if held[k, a] > caps[k, a] or held[k, b] > caps[k, b]:
+                good = False
+        if good:
+            saved += g
+        else:
+            move(state, mate, b)
+            move(state, v, a)
+    return saved
+
+
+@numba.njit(cache=True)
+def relieve(state: Any) -> None:
+    """Move vertices from machines that are over a cap to machines with room, at the least cost in bytes."""
+    load, caps, fixed, home = state[5], state[6], state[7], state[8]
+    held, benefit, penalty = state[10], state[11], state[12]
+    count, machines = len(home), caps.shape[1]
+    for k in range(caps.shape[0]):
+        for a in range(machines):
+            tries = 0
+            while held[k, a] > caps[k, a] and tries < count:
+                tries += 1
+                best_v, best_t, best_gain = -1, -1, -1e300
+                for v in range(count):
+                    if home[v] == a and load[v, k] > 0 and fixed[v] < 0:
+                        for t in range(machines):
+                            if t != a and held[k, t] + load[v, k] <= caps[k, t]:
+                                g = (benefit[v] - penalty[v, t]) / load[v, k]
+                                if not fits(state, v, t):
+                                    g -= 1e18
+                                if g > best_gain:
+                                    best_v, best_t, best_gain = v, t, g
+                if best_v < 0:
+                    break
+                move(state, best_v, best_t)
+
+
+@numba.njit(cache=True)
+def kick(state: Any, random: np.ndarray, size: int) -> None:
+    """Move a ball of neighbouring vertices to one machine nearby, caps or not."""
+    starts, pins, vstarts, nets, fixed, home = state[0], state[1], state[3], state[4], state[7], state[8]
+    v, target = draw(random) % len(home), -1
+    for _ in range(20):
+        if vstarts[v + 1] > vstarts[v]:
+            e = nets[vstarts[v] + draw(random) % (vstarts[v + 1] - vstarts[v])]
+            u = pins[starts[e] + draw(random) % (starts[e + 1] - starts[e])]
+            if home[u] != home[v]:
+                target = home[u]
+                break
+        v = draw(random) % len(home)
+    if target < 0:
+        return
+    for _ in range(size):
+        if fixed[v] < 0 and home[v] != target:
+            move(state, v, target)
+        e = nets[vstarts[v] + draw(random) % (vstarts[v + 1] - vstarts[v])]
+        v = pins[starts[e] + draw(random) % (starts[e + 1] - starts[e])]
+
+
+@numba.njit(cache=True)
+def run_tiles(arrays: Any, home: np.ndarray, flops: np.ndarray, rate: float, latency: float) -> Any:
+    vertex, work, behind, first, starts, readers, nbytes, returns = arrays
+    machines, count = len(flops), len(vertex)
+    clock, sent, taken = np.zeros(machines), np.zeros(machines), np.zeros(machines)
+    there, amount, arrival = np.zeros(machines, np.bool_), np.zeros(machines), np.zeros(machines)
+    ready = np.zeros(count)
+    messages = 0
+    for way in range(2):  # shared weights go out before the step, their gradients come back after it
+        if way == 1:
+            for t in range(count):
+                m = home[vertex[t]]
+                ready[t] = max(clock[m], ready[t])
+                clock[m] = ready[t] + work[t] / flops[m]
+                done = clock[m]
+                amount[:] = 0
+                for i in range(first[t + 1], first[t + 2]):
+                    there[:] = False
+                    for j in range(starts[i], starts[i + 1]):
+                        there[home[vertex[readers[j]]]] = True
+                    for d in range(machines):
+                        if there[d] and d != m:
+                            amount[d] += nbytes[i]
+                for d in range(machines):
+                    arrival[d] = done
+                    if amount[d] > 0:
+                        messages += 1
+                        end = max(done, sent[m], taken[d]) + amount[d] / rate
+                        sent[m] = taken[d] = end
+                        arrival[d] = end + latency
+                for i in range(first[t + 1], first[t + 2]):
+                    for j in range(starts[i], starts[i + 1]):
+                        r = readers[j]
+                        ready[r] = max(ready[r], arrival[home[vertex[r]]])
+            finish = ready * 0
+            for t in range(count - 1, -1, -1):
+                m = home[vertex[t]]
+                begin = clock[m]
+                amount[:] = 0
+                arrival[:] = 0
+                for i in range(first[t + 1], first[t + 2]):
+                    if returns[i]:
+                        there[:] = False
+                        for j in range(starts[i], starts[i + 1]):
+                            d = home[vertex[readers[j]]]
+                            there[d] = True
+                            arrival[d] = max(arrival[d], finish[readers[j]])
+                        for d in range(machines):
+                            if there[d]:
+                                if d != m:
+                                    amount[d] += nbytes[i]
+                                else:
+                                    begin = max(begin, arrival[d])
+                for d in range(machines):
+                    if amount[d] > 0:
+                        messages += 1
+                        end = max(arrival[d], sent[d], taken[m]) + amount[d] / rate
+                        sent[d] = taken[m] = end
+                        begin = max(begin, end + latency)
+                finish[t] = begin
+                if behind[t] > 0:
+                    finish[t] = begin + behind[t] / flops[m]
+                    clock[m] = finish[t]
+        for i in range(first[0], first[1]):
+            if way == 0 or returns[i]:
+                there[:] = False
+                for j in range(starts[i], starts[i + 1]):
+                    there[home[vertex[readers[j]]]] = True
+                size = there.sum()
+                if size > 1:
+                    messages += size * (size - 1)
+                    for d in range(machines):
+                        if there[d]:
+                            busy = nbytes[i] * (size - 1) / size / rate
+                            if way == 1:
+                                sent[d] = max(sent[d], clock[d])
+                                taken[d] = max(taken[d], clock[d])
+                            sent[d] += busy
+                            taken[d] += busy
+                    if way == 0:
+                        for j in range(starts[i], starts[i + 1]):
+                            r = readers[j]
+                            ready[r] = max(ready[r], taken[home[vertex[r]]] + latency)
+    end = 0.0
+    for d in range(machines):
+        end = max(end, clock[d], taken[d], sent[d])
+    return end, messages
