@@ -127,7 +127,9 @@ def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
     best = min(plans, key=lambda name: (plans[name].prediction.step_s, plans[name].prediction.bytes))
     tried = {n: f"{p.prediction.step_s * 1e3:.3f} ms, {p.prediction.bytes} bytes" for n, p in plans.items()} | refused
     notes = {"strategy": best, **{f"tried {n}": text for n, text in tried.items()}}
-    notes |= {f"thought of {n}": f"about {s * 1e3:.3f} ms" for n, s in estimates.items() if n not in tried and s < math.inf}
+    notes |= {
+        f"thought of {n}": f"about {s * 1e3:.3f} ms" for n, s in estimates.items() if n not in tried and s < math.inf
+    }
     return structs.replace(plans[best], notes=notes, candidates=kept_candidates(known(graph, setting, best), best))
 
 

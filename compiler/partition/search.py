@@ -118,7 +118,8 @@ class Search:
         own = self.groups[self.stage.get(self.layer[node], 0)]
         speeds = tuple(float(self.speed[m]) for m in own)
         fastest = max(own, key=lambda m: (self.speed[m], -m))
-        alone = (Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0), self.roomiest))
+        roomiest = [self.roomiest] if len(own) == self.machines else []
+        alone = (Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0), *roomiest))
         found = (*candidates(access, shapes, shape, own, speeds), *alone)
         if node in self.examples:
             found = tuple(sliced(access, one, self.examples[node], self.slices) for one in found)
