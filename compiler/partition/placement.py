@@ -93,18 +93,18 @@ def place_tiles(tiling: Tiling, cluster: Cluster, aim: Aim, fixed: np.ndarray | 
         if aim.by_step and not (fixed is not None and (fixed >= 0).any()):
             found.append(measure(tiling, task, cluster, seeds[name], name))
     if aim.kicks:
-        best = min(found, key=lambda p: (p.excess > 0, p.nbytes))
+        best = min(found, key=lambda p: (p.excess, p.nbytes))
         long = refine(task, best.home, seed=aim.seed, kicks=aim.kicks)
         found.append(measure(tiling, task, cluster, long, best.start))
     return _chosen(found, aim)
 
 
 def _chosen(found: list[Placement], aim: Aim) -> Placement:
-    """The fewest bytes; or, of those that keep the caps and move little more, the shortest step."""
-    least = min(found, key=lambda p: (p.excess > 0, p.nbytes, p.step_s))
+    """The fewest bytes under the caps; or, of those that keep them as well and move little more, the shortest step."""
+    least = min(found, key=lambda p: (p.excess, p.nbytes, p.step_s))
     if not aim.by_step:
         return least
-    near = [p for p in found if (p.excess > 0) == (least.excess > 0) and p.nbytes <= aim.slack * least.nbytes]
+    near = [p for p in found if p.excess <= least.excess and p.nbytes <= aim.slack * least.nbytes]
     return min(near, key=lambda p: (p.step_s, p.nbytes))
 
 
