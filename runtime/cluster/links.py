@@ -10,6 +10,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from itertools import combinations
 from typing import Final
 
 from msgspec import Struct
@@ -24,6 +25,7 @@ MAX_NBYTES: Final = 1 << 24  # of one frame
 SMALL_NBYTES: Final = 64
 FIRST_NBYTES: Final = 1 << 16
 FLOOD: Final = 200  # small frames in a row
+LAST: Final = 4  # amounts that tell the bandwidth
 
 
 class LinkTimes(Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,8 +160,8 @@ def _fetch(asker: Asker, channel: Channel, nbytes: int) -> float:
 def _bandwidth(carry: Callable[[int], float], budget_s: float) -> tuple[float, float]:
     """Bytes per second on the way, and per second of a core of this end.
 
-    Amounts are doubled while time allows; the rate is that between the last two, which is free of latency and of what
-    buffers on the way swallow at first.
+    Amounts are doubled while time allows; the rate is the median of those between every two of the last few, which is free of
+    latency, and which one transfer that was disturbed does not change (Theil 1950).
     """
     nbytes, seen, spent = FIRST_NBYTES, [], 0.0
     while True:
@@ -170,6 +172,6 @@ def _bandwidth(carry: Callable[[int], float], budget_s: float) -> tuple[float, f
         if (spent + 2.5 * seconds > budget_s and len(seen) > 2) or nbytes >= 1 << 28:
             break
         nbytes *= 2
-    (n0, s0, _), (n1, s1, core_s) = seen[-2:]
-    rate = (n1 - n0) / (s1 - s0) if s1 > s0 else n1 / s1
-    return rate, n1 / max(core_s, 1e-9)
+    last, seconds, core_s = seen[-1]
+    rates = [(n1 - n0) / (s1 - s0) for (n0, s0, _), (n1, s1, _) in combinations(seen[-LAST:], 2) if s1 > s0]
+    return (statistics.median(rates) if rates else last / seconds), last / max(core_s, 1e-9)
