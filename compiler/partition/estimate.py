@@ -93,7 +93,9 @@ class _Estimate:
             self._bring(value, variable, -1)
         end = float(max([self.clock.max(), *(t.max() for t in self.there.values())]))
         busy = min(end, float(max(self.busy.max(), self.out.max(), self.into.max())))
-        return busy + (end - busy) / search.slices  # of slices, only the first and the last wait as a whole batch would
+        slices, stages = search.slices, len(search.groups)
+        overlapped = end * (slices + stages - 1) / (slices * stages)  # full and empty at the ends: Huang et al., GPipe, 2019
+        return max(busy + (end - busy) / slices, overlapped) if slices > 1 else end
 
     def _tails(self) -> dict[Node, float]:
         """Seconds of the longest chain of readers that hangs on each node."""
