@@ -39,28 +39,6 @@ class Placed:
     members: tuple[int, ...]
 
 
-def factor_grids(access: Access, parts: int) -> Iterator[tuple[int, ...]]:
-    """Every way to cut the loop nest into exactly `parts` tiles along one or two axes."""
-    free = [i for i, axis in enumerate(access.axes) if axis.max_parts > 1]
-    rank = len(access.axes)
-    for i in free:
-        if access.axes[i].max_parts >= parts:
-            yield tuple(parts if k == i else 1 for k in range(rank))
-    for a in range(2, parts):
-        if parts % a:
-            continue
-        b = parts // a
-        for i in free:
-            for j in free:
-                if i < j and access.axes[i].max_parts >= a and access.axes[j].max_parts >= b:
-                    yield tuple(a if k == i else b if k == j else 1 for k in range(rank))
-
-
-def spread(parts: int, machines: int) -> tuple[int, ...]:
-    """Homes of `parts` tiles over all machines, in order."""
-    return tuple(i * machines // parts for i in range(parts))
-
-
 @lru_cache(maxsize=65536)
 def tiles(access: Access, layout: Layout) -> tuple[Box, ...]:
     return boxes(access, layout.grid) if layout.cut is None else layout.cut
@@ -239,11 +217,6 @@ def _partial_flow(placed: tuple[Placed, ...], layout: Layout) -> np.ndarray:
             if home != piece.home:
                 found[home, piece.home] = found.get((home, piece.home), 0) + box_size(piece.box)
     return np.array([(a, b, elements) for (a, b), elements in found.items()], np.int64).reshape(len(found), 3)
-
-
-def union_size(regions: list[Box]) -> int:
-    """Elements in the union of boxes."""
-    return sum(box_size(b) for b in disjoint(regions))
 
 
 def disjoint(regions: list[Box]) -> list[Box]:

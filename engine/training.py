@@ -18,7 +18,7 @@ import numpy as np
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
 from rainshed.engine.checkpoint import CheckpointReader, latest
-from rainshed.engine.data import ArrayData, Data, Field, StreamData
+from rainshed.engine.data import ArrayData, Data, StreamData
 from rainshed.engine.feeding import Feeder
 from rainshed.engine.machine_side import (
     AT_ONCE,
@@ -391,11 +391,6 @@ class Training:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def fields_of(plan: Plan) -> dict[str, Field]:
-    """The inputs that a plan reads: name -> element type and shape of one example."""
-    return inputs_of(plan.programs)
 
 
 def train(

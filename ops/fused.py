@@ -48,10 +48,6 @@ def body_of(text: str) -> Graph:
     return graph
 
 
-def body_text(graph: Graph) -> str:
-    return graph_text(graph)
-
-
 def _infer(types: Types, attrs: Attrs) -> Type:
     leaves, result = _types(attrs["body"])
     for i, t in enumerate(types):

@@ -18,7 +18,8 @@ from itertools import pairwise, product
 import numpy as np
 
 from rainshed.compiler.cost import FREE, WEIGHTLESS
-from rainshed.ops.access import Access, Box, Interval, box_size, boxes, cuts, intersect
+from rainshed.compiler.partition.candidates import replaced
+from rainshed.ops.access import Access, Box, box_size, boxes, cuts
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import TensorType, fixed
 
@@ -123,7 +124,7 @@ def volume(node: Node, access: Access, grid: tuple[int, ...]) -> int:
                 continue
             used.add(reach.axis)
             full: Box = tuple((0, axis.size) for axis in access.axes)
-            ends = [_with(full, reach.axis, cut) for cut in parts[reach.axis]]
+            ends = [replaced(full, reach.axis, cut) for cut in parts[reach.axis]]
             lengths = [high - low for low, high in (reach.interval(box, size) for box in ends)]
             read *= sum(lengths)
         read *= math.prod(len(p) for i, p in enumerate(parts) if i not in used)
@@ -142,10 +143,6 @@ def _finest(node: Node, access: Access, parts: int) -> tuple[int, ...]:
     kept = [axis if n > 1 else replace(axis, role="whole") for axis, n in zip(access.axes, coarse, strict=True)]
     fine = least(grids_of(replace(access, axes=tuple(kept)), parts))
     return fine if 2 * math.prod(fine) > parts else least(grids_of(access, parts))
-
-
-def _with(box: Box, axis: int, interval: Interval) -> Box:
-    return tuple(interval if i == axis else iv for i, iv in enumerate(box))
 
 
 # -- the hypergraph ----------------------------------------------------------------------------------------------------
@@ -514,7 +511,3 @@ def _cells(shape: tuple[int, ...], wanted: list[list[Box]]) -> Iterator[tuple[in
             keys = product(*(inside[i] for _, inside in combination))
             sets.append([k for key in keys for k in table.get(key, ())])
         yield size, sets
-
-
-def same(a: Box, b: Box) -> bool:
-    return intersect(a, b) == a == b

@@ -115,11 +115,12 @@ def _bisect(
         min(max(round(total * share), min(half, total - 1)), max(total - (len(machines) - half), 1)) if total > 1 else 1
     )
     middle = min(high, low + first * step)
-    _bisect(access, axes, _with(box, axis, (low, middle)), machines[:half], speeds[:half], found)
-    _bisect(access, axes, _with(box, axis, (middle, high)), machines[half:], speeds[half:], found)
+    _bisect(access, axes, replaced(box, axis, (low, middle)), machines[:half], speeds[:half], found)
+    _bisect(access, axes, replaced(box, axis, (middle, high)), machines[half:], speeds[half:], found)
 
 
-def _with(box: Box, axis: int, interval: Interval) -> Box:
+def replaced(box: Box, axis: int, interval: Interval) -> Box:
+    """The box with another interval along one axis."""
     return tuple(interval if i == axis else iv for i, iv in enumerate(box))
 
 
@@ -134,7 +135,7 @@ def reads(access: Access, grid: tuple[int, ...], shapes: tuple[tuple[int, ...], 
                 elements *= n
                 continue
             used.add(reach.axis)
-            spans = [reach.interval(_with(access.full, reach.axis, cut), n) for cut in parts[reach.axis]]
+            spans = [reach.interval(replaced(access.full, reach.axis, cut), n) for cut in parts[reach.axis]]
             elements *= sum(high - low for low, high in spans)
         total += elements * math.prod(len(p) for i, p in enumerate(parts) if i not in used)
     return total

@@ -94,7 +94,9 @@ class _Estimate:
         end = float(max([self.clock.max(), *(t.max() for t in self.there.values())]))
         busy = min(end, float(max(self.busy.max(), self.out.max(), self.into.max())))
         slices, stages = search.slices, len(search.groups)
-        overlapped = end * (slices + stages - 1) / (slices * stages)  # full and empty at the ends: Huang et al., GPipe, 2019
+        overlapped = (
+            end * (slices + stages - 1) / (slices * stages)
+        )  # full and empty at the ends: Huang et al., GPipe, 2019
         return max(busy + (end - busy) / slices, overlapped) if slices > 1 else end
 
     def _tails(self) -> dict[Node, float]:

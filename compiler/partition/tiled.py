@@ -15,14 +15,12 @@ from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition.atoms import Tiling, tiling
 from rainshed.compiler.partition.derive import joined, regions_as_pieces
 from rainshed.compiler.partition.placement import Aim, place_tiles
+from rainshed.ops.access import Box, Reach
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import TupleType, fixed
 
-PER_MACHINE = (
-    9  # tiles of a heavy layer for each machine: enough to follow uneven speeds and borders that are not straight
-)
+PER_MACHINE = 9  # tiles of a heavy layer for each machine: to follow uneven speeds, and borders that are not straight
 MOST_PARTS = 576
-MOST_NODES = 3000  # of a forward part that is placed tile by tile
 
 
 def forward_part(graph: Graph) -> Graph:
@@ -59,7 +57,7 @@ def layouts_of(tiles: Tiling, home: np.ndarray) -> dict[Node, Layout]:
     return found
 
 
-def _where_read(reaches, layout: Layout, variable: Node, full) -> Layout | None:  # type: ignore[no-untyped-def]
+def _where_read(reaches: tuple[Reach, ...], layout: Layout, variable: Node, full: Box) -> Layout | None:
     """A variable in the pieces that its reader needs, each on the reader's machine; None where several need the same."""
     shape = fixed(variable.shape)
     boxes = layout.cut or (full,)

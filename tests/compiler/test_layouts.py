@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from compiler_kit import laid_out, sends, sent_elements
 
-from rainshed.compiler.layouts import Layout, disjoint, factor_grids, pieces, union_size
+from rainshed.compiler.layouts import Layout, disjoint, pieces, tiles
+from rainshed.compiler.partition.candidates import candidates
 from rainshed.ops import CATALOGUE as C
-from rainshed.ops.access import box_size
+from rainshed.ops.access import box_size, intersect
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.source import constant, input, variable
 
@@ -130,12 +131,20 @@ def test_partial_sums_of_one_machine_are_added_before_they_go() -> None:
     assert sent_elements(got) == 2 * 4
 
 
-def test_grids_have_as_many_tiles_as_machines() -> None:
-    access = C["matmul"](input("a", (12, 12)), input("b", (12, 12))).access
-    for parts in range(2, 13):
-        grids = list(factor_grids(access, parts))
-        assert grids and len(set(grids)) == len(grids)
-        assert all(np.prod(grid) == parts for grid in grids)
+@pytest.mark.parametrize("machines", [2, 3, 5, 6, 12])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_candidates_cover_the_loop_nest_on_all_machines(machines: int, uneven: bool) -> None:
+    """Beside the whole on one machine: a tile for each machine, without overlap, no layout twice."""
+    node = C["matmul"](input("x", (64, 48)), variable("w", (48, 96)))
+    speeds = tuple(1.0 + i % 3 * uneven for i in range(machines))
+    found = candidates(node.access, ((64, 48), (48, 96)), (64, 96), tuple(range(machines)), speeds)
+    assert len(found) > 3 and len(set(found)) == len(found)
+    assert found[0].homes == (0,)
+    for layout in found[1:]:
+        cut = tiles(node.access, layout)
+        assert sorted(layout.homes) == list(range(machines)) and len(cut) == machines
+        assert sum(map(box_size, cut)) == 64 * 48 * 96
+        assert all(intersect(a, b) is None for i, a in enumerate(cut) for b in cut[i + 1 :])
 
 
 def test_boxes_made_disjoint_are_the_same_union() -> None:
@@ -150,7 +159,7 @@ def test_boxes_made_disjoint_are_the_same_union() -> None:
         for (a, b), (c, d) in apart:
             count[a:b, c:d] += 1
         np.testing.assert_array_equal(count, seen)
-        assert union_size([b for b in boxes if box_size(b)]) == seen.sum()
+        assert sum(map(box_size, disjoint([b for b in boxes if box_size(b)]))) == seen.sum()
 
 
 def test_large_partial_sums_are_added_in_slices() -> None:
