@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from rainshed.compiler.cost import Clock
-from rainshed.compiler.passes.allocate import Arena
+from rainshed.compiler.passes.allocate import Life, allocate
 from rainshed.compiler.plan import (
     ARENA,
     FED,
@@ -131,7 +134,8 @@ class _Lowering:
         self.number: dict[Node, int] = {}
         self.items: dict[Node, tuple[int, ...]] = {}  # values of a tuple node
         self.instructions: list[Instruction] = []
-        self.arenas: dict[str, Arena] = {}
+        self.turn = 0  # grows with every node
+        self.lives: dict[str, dict[int, Life]] = {}  # of each unit: the values in its arena
         self.reads: dict[Node, int] = {}  # how often each value is still read here
         self.picked: dict[Node, set[int]] = {}  # which items of a tuple have a pick
         for node in share.order:
@@ -148,11 +152,13 @@ class _Lowering:
     def program(self) -> Program:
         for node in self.share.order:
             self._node(node)
+            self.turn += 1
         self._assign()
         outputs = [
             Output(name=name, value=self.number[node], box=root_box(node), whole=shape)
             for name, node, shape in self.share.outputs
         ]
+        arenas = self._allocate()
         kept = [n for v, n in zip(self.values, self.nbytes, strict=True) if v.place == KEPT and v.unit == HOST]
         return Program(
             machine=self.share.machine,
@@ -162,10 +168,19 @@ class _Lowering:
             variables=tuple(self.variables),
             outputs=tuple(outputs),
             step_value=self.step_value,
-            arena_nbytes=self.arenas[HOST].peak if HOST in self.arenas else 0,
+            arena_nbytes=arenas.pop(HOST, 0),
             kept_nbytes=sum(kept),
-            unit_arenas={unit: arena.peak for unit, arena in sorted(self.arenas.items()) if unit != HOST},
+            unit_arenas=dict(sorted(arenas.items())),
         )
+
+    def _allocate(self) -> dict[str, int]:
+        """Give the values in arenas their offsets; the bytes of each unit's arena."""
+        peaks: dict[str, int] = {}
+        for unit, lives in self.lives.items():
+            offsets, peaks[unit] = allocate([life._replace(last=min(life.last, self.turn)) for life in lives.values()])
+            for number, offset in zip(lives, offsets, strict=True):
+                self.values[number] = structs.replace(self.values[number], offset=offset)
+        return peaks
 
     def _node(self, node: Node) -> None:
         op = node.op
@@ -252,17 +267,13 @@ class _Lowering:
     def _value(self, node: Node, type: TensorType, place: str) -> int:
         assert node.device is not None
         unit, nbytes = node.device.unit, type.nbytes
-        offset = -1
         if place == ARENA:
-            if unit not in self.arenas:
-                self.arenas[unit] = Arena()
-            offset = self.arenas[unit].take(nbytes)
+            self.lives.setdefault(unit, {})[len(self.values)] = Life(nbytes, self.turn, sys.maxsize)
         self.values.append(
             Value(
                 dtype=type.dtype.short,
                 shape=fixed(type.shape),
                 place=place,
-                offset=offset,
                 unit=unit,
                 of=node.origin.of or node.op.name,
                 box=node.origin.box,
@@ -290,7 +301,9 @@ class _Lowering:
             value = self.values[number]
             if value.place == ARENA:
                 self.instructions.append(Free(number))
-                self.arenas[value.unit].free(value.offset, self.nbytes[number])
+                self.lives[value.unit][number] = Life(
+                    self.nbytes[number], self.lives[value.unit][number].first, self.turn
+                )
 
     def _assign(self) -> None:
         """Variables take their new values last, when everybody has read the old ones."""

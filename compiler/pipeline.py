@@ -23,6 +23,7 @@ from rainshed.compiler.passes.fuse import fuse
 from rainshed.compiler.passes.insert_send_recv import insert_send_recv
 from rainshed.compiler.passes.merge_equal import merge_equal
 from rainshed.compiler.passes.place import place
+from rainshed.compiler.passes.rematerialize import rematerialize, second_flops, worth_trying
 from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.passes.simplify import simplify
 from rainshed.compiler.passes.split import split
@@ -41,6 +42,7 @@ PASSES: tuple[Pass, ...] = (
     differentiate,  # loss -> loss and one gradient per variable
     simplify,  # x + 0, x * 1, constants
     merge_equal,  # equal expressions -> one node
+    rematerialize,  # where memory is short: values of the forward part are computed a second time for backward
     split,  # large nodes -> tiles, along axes their signatures allow
     place,  # every tile -> a device; fewest bytes over the network
     insert_send_recv,  # every crossing edge -> send and recv
@@ -65,12 +67,15 @@ def compile(
     strategy: str = "auto",
     fuse: bool = True,
     place: Mapping[str, str] = NO_PINS,
+    rematerialize: bool = False,
 ) -> Plan:
     """The plan of a graph on a cluster. Where two machines have no link, it uses only machines that are all linked.
 
     strategy  the start of the search for layouts (see compiler/partition/strategy.py); "auto": all, of which the
               best few by estimate become plans, and the plan whose simulated step is shortest is kept
     place     what must be where: a layer, variable or value of the graph, or a pattern of their names -> its machine
+    rematerialize  when no plan fits the memory, compute values of the forward part a second time for backward instead of keeping
+              them; no more of them than it takes, so a plan that fits stays as it is
     Raises    CompileError if the graph has no outputs, its batch is not bound, pins cannot hold, or no plan fits the memory;
               UsageError for a strategy, or a name in `place`, that does not exist
     """
@@ -79,9 +84,37 @@ def compile(
     if strategy != "auto" and strategy not in NAMES:
         raise UsageError(f"there is no strategy {strategy!r}", known=", ".join(["auto", *NAMES]))
     graph = run_passes(graph, setting, SHARED)
-    if all_linked(cluster):
+    try:
+        return _linked_best(graph, setting, strategy)
+    except ContractError:
+        raise
+    except CompileError as error:
+        plan = _with_less_memory(graph, setting, strategy) if rematerialize else None
+        if plan is None:
+            raise error
+        return plan
+
+
+def _with_less_memory(graph: Graph, setting: Setting, strategy: str) -> Plan | None:
+    """The first plan that fits, if more and more of the forward part is computed a second time; None if none does."""
+    for smaller in worth_trying(graph, setting):
+        try:
+            plan = _linked_best(smaller, replace(setting, thrifty=True), strategy)
+        except ContractError:
+            raise
+        except CompileError:
+            continue
+        second = sum(1 for node in smaller.nodes() if node.origin.again)
+        note = f"{second} values, {second_flops(smaller)} operations a second time in each step"
+        return structs.replace(plan, notes={**plan.notes, "rematerialized": note})
+    return None
+
+
+def _linked_best(graph: Graph, setting: Setting, strategy: str) -> Plan:
+    """The best plan on the machines of the cluster, or on some of them that are all linked."""
+    if all_linked(setting.cluster):
         return _best(graph, setting, strategy)
-    return _best_part(graph, setting, strategy, parts_of(cluster, graph))
+    return _best_part(graph, setting, strategy, parts_of(setting.cluster, graph))
 
 
 def _best_part(graph: Graph, setting: Setting, strategy: str, parts: Sequence[Cluster]) -> Plan:
@@ -123,6 +156,9 @@ def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
             plans[name] = plan
     if not plans:
         found = {f"strategy {name}": text for name, text in refused.items()}
+        found["hint"] = (
+            "a smaller batch, or rematerialize=True, which computes activations again instead of keeping them"
+        )
         raise CompileError("no plan fits into the machines' memory", **found, **spread_memory(graph, cluster))
     best = min(plans, key=lambda name: (plans[name].prediction.step_s, plans[name].prediction.bytes))
     tried = {n: f"{p.prediction.step_s * 1e3:.3f} ms, {p.prediction.bytes} bytes" for n, p in plans.items()} | refused
@@ -145,11 +181,14 @@ def _promising(graph: Graph, setting: Setting) -> dict[str, float]:
 
 
 def _fitting(graph: Graph, setting: Setting) -> tuple[Plan, str]:
-    """A plan, without GPUs if it fits only so, and what it lacks."""
+    """A plan, and what it lacks: in a thrifty order, or without GPUs, if it fits only so."""
     plan = _plan(graph, setting)
     lack = _lacking_memory(plan, setting.cluster)
+    if lack and not setting.thrifty and len(setting.cluster.machines) > 1:
+        plan = _plan(graph, replace(setting, thrifty=True))
+        lack = _lacking_memory(plan, setting.cluster)
     if lack and any(p.unit_arenas for p in plan.programs):
-        plan = _plan(graph, replace(setting, units=False))
+        plan = _plan(graph, replace(setting, thrifty=True, units=False))
         lack = _lacking_memory(plan, setting.cluster)
     return plan, lack
 

@@ -158,6 +158,7 @@ class MachinePrediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     bytes_in: int
     bytes_out: int
     memory_bytes: int  # parameters, values, receive buffers
+    memory_lower_bound_bytes: int = 0  # parameters, what is fed, and the most of the other values that is alive at once
 
 
 class Prediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

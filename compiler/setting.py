@@ -16,6 +16,8 @@ class Setting:
     seed      of every search; the same seed gives the same plan
     strategy  the name of the strategy `split` follows (see compiler/partition/strategy.py), "auto": see `compile`
     fuse      whether element-wise neighbours become one kernel
+    segments  of the forward part, of which all but the last are computed again for backward; 1: everything is kept
+    thrifty   whether the order of a machine's work is chosen for little memory rather than for a short step
     units     whether GPUs are used where machines have them
     shared    what the search knows of a graph whatever the strategy; kept for the strategies of one `compile`
     """
@@ -24,5 +26,7 @@ class Setting:
     seed: int = 0
     strategy: str = "longest"
     fuse: bool = True
+    segments: int = 1
+    thrifty: bool = False
     units: bool = True
     shared: dict[Graph, Any] = field(default_factory=dict, compare=False)

@@ -5,7 +5,19 @@ from __future__ import annotations
 import math
 
 from rainshed.compiler.machines import Cluster
-from rainshed.compiler.plan import FED, KEPT, MachinePrediction, Prediction, Program, Recv, Run, Send, Transfer
+from rainshed.compiler.plan import (
+    ARENA,
+    FED,
+    KEPT,
+    Free,
+    MachinePrediction,
+    Prediction,
+    Program,
+    Recv,
+    Run,
+    Send,
+    Transfer,
+)
 from rainshed.compiler.timing import step_seconds
 from rainshed.compiler.units import HOST
 from rainshed.ops.errors import PlanError
@@ -25,7 +37,11 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
         into[t.to] += t.nbytes
     machines = {
         p.machine: MachinePrediction(
-            compute_s=compute[p.machine], bytes_in=into[p.machine], bytes_out=out[p.machine], memory_bytes=memory_of(p)
+            compute_s=compute[p.machine],
+            bytes_in=into[p.machine],
+            bytes_out=out[p.machine],
+            memory_bytes=memory_of(p),
+            memory_lower_bound_bytes=memory_bound_of(p),
         )
         for p in programs
     }
@@ -46,6 +62,22 @@ def memory_of(program: Program) -> int:
     """Bytes that a machine's host needs: what it keeps, its arena, and what it is fed."""
     fed = sum(v.nbytes for v in program.values if v.place == FED)
     return program.kept_nbytes + program.arena_nbytes + fed
+
+
+def memory_bound_of(program: Program) -> int:
+    """Bytes that a machine's host needs in this order of instructions, however well its arena is packed: what it keeps, what it is
+    fed, and the most of all other values that is alive at once."""
+    size = [v.nbytes if v.place == ARENA and v.unit == HOST else 0 for v in program.values]
+    alive = most = 0
+    for instruction in program.instructions:
+        if isinstance(instruction, Run):
+            alive += sum([size[v] for v in instruction.outputs])
+        elif isinstance(instruction, Recv):
+            alive += size[instruction.value]
+        elif isinstance(instruction, Free):
+            most = max(most, alive)
+            alive -= size[instruction.value]
+    return memory_of(program) - program.arena_nbytes + max(most, alive)
 
 
 def unit_memory_of(program: Program) -> dict[str, int]:

@@ -28,7 +28,10 @@ from rainshed.runtime.measure import Host, Kernels
 
 LEAST_CORES: Final = 0.5  # a host that seems to have less was disturbed
 SECONDS: Final = 12.0  # of measuring
-ALONE, CROWDED = 1 / 3, 1 / 6  # shares of it: kernels on one machine of each host, and on all at once; the rest is for links
+ALONE, CROWDED = (
+    1 / 3,
+    1 / 6,
+)  # shares of it: kernels on one machine of each host, and on all at once; the rest is for links
 ONE_LINK_S: Final = 0.8  # more makes it no better
 FREE_PER_S: Final = 1e15  # where a part of the cost is nothing
 SAME: Final = 0.1  # links that differ by less from the usual one are not written by themselves
@@ -76,7 +79,11 @@ def _kernels(job: Job, hosts: Sequence[Host], seconds: float, plan: Plan) -> dic
     first = {host.identity: agent for host, agent in reversed(list(zip(hosts, job.agents, strict=True)))}
     order = MeasureKernels(raw, seconds * ALONE)
     alone = dict(
-        zip(first, job.coordinator.ask(first.values(), "measure kernels", order, Kernels, timeout_s=limit_s), strict=True)
+        zip(
+            first,
+            job.coordinator.ask(first.values(), "measure kernels", order, Kernels, timeout_s=limit_s),
+            strict=True,
+        )
     )
     count = {identity: sum(host.identity == identity for host in hosts) for identity in first}
     threads = {host.identity: max(1, host.cores // count[host.identity]) for host in hosts}
@@ -132,7 +139,9 @@ def fit(work: str, samples: Sequence[Sample]) -> Rate:
     weight = seconds**-0.7  # -1 would be relative errors, 0 absolute ones
     columns = np.array([(1.0, s.flops, s.nbytes) for s in samples]) * weight[:, None]
     best, parts = np.inf, np.zeros(3)
-    for chosen in (c for n in (1, 2, 3) for c in combinations(range(3), n)):  # three unknowns: every set of those above zero
+    for chosen in (
+        c for n in (1, 2, 3) for c in combinations(range(3), n)
+    ):  # three unknowns: every set of those above zero
         found, *_ = np.linalg.lstsq(columns[:, chosen], seconds * weight, rcond=None)
         error = float(np.square(columns[:, chosen] @ found - seconds * weight).sum())
         if error < best and (found >= 0).all():

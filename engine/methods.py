@@ -63,7 +63,7 @@ class TrainingOptions:
     optimizer  moves the variables: on the server (Downpour), or in the graph (Single)
     seed       of initial values, random ops, and the order of the data
     backend    "processes" on this computer, "threads" in this process, "join": wait for workers at `listen`
-    strategy, place   see rs.compile; `place` names the machines of one replica
+    strategy, place, rematerialize   see rs.compile; `place` names the machines of one replica
     checkpoint        a folder: training writes there when it ends, and after every `checkpoint_every` steps
     resume            go on from the newest checkpoint there; the machines, replicas and servers may be others
     """
@@ -76,6 +76,7 @@ class TrainingOptions:
     backend: Backend = "processes"
     strategy: str = "auto"
     place: Mapping[str, str] = field(default_factory=dict)
+    rematerialize: bool = False
     trace: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)
     checkpoint: str | Path | None = None

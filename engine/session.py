@@ -42,7 +42,7 @@ class Session:
     what      a graph, which is compiled for `cluster` (one machine if not given), or a plan
     backend   "processes": one for each machine, on this computer; "threads": in this process
     seed      of the variables' first values and of the compiler; None: the plan's, or 0
-    strategy, place  see rs.compile
+    strategy, place, rematerialize  see rs.compile
     trace     record what every thread does, for `write_trace`
     ops       of the user's own, which a plan from a file uses; those of a graph are found in it
     Raises    the compiler's errors; UsageError for words that it does not take
@@ -57,12 +57,14 @@ class Session:
         seed: int | None = None,
         strategy: str = "auto",
         place: Mapping[str, str] | None = None,
+        rematerialize: bool = False,
         trace: bool = False,
         ops: Iterable[Op] = (),
     ) -> None:
         if backend not in LOCAL:
             raise UsageError(f"a session has no back end {backend!r}", known=", ".join(LOCAL))
-        self.plan = _planned(what, cluster, seed or 0, strategy, place or {})
+        asked = {"seed": seed or 0, "strategy": strategy, "place": place or {}, "rematerialize": rematerialize}
+        self.plan = _planned(what, cluster, asked)
         self._traced = trace
         self.step = 0  # the number of the next step
         self._seconds = 0.0
@@ -175,12 +177,12 @@ class Session:
         self.close()
 
 
-def _planned(what: Graph | Plan, cluster: Cluster | None, seed: int, strategy: str, place: Mapping[str, str]) -> Plan:
+def _planned(what: Graph | Plan, cluster: Cluster | None, asked: Mapping[str, Any]) -> Plan:
     if isinstance(what, Plan):
-        if cluster is not None or place:
+        if cluster is not None or asked["place"] or asked["rematerialize"]:
             has = "its cluster" if cluster is not None else "everything in its place"
             raise UsageError(f"a plan has {has} already", hint="compile the graph again")
         return what
     if not isinstance(what, Graph):
         raise UsageError(f"a session takes a graph or a plan; found {type(what).__name__}")
-    return compile(what, cluster or Cluster.local(1), seed=seed, strategy=strategy, place=place)
+    return compile(what, cluster or Cluster.local(1), **asked)

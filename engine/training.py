@@ -104,7 +104,9 @@ class Training:
 
     def _compile(self) -> Plan:
         o = self.options
-        return compile(self.graph, o.cluster, seed=o.seed, strategy=o.strategy, place=o.place)
+        return compile(
+            self.graph, o.cluster, seed=o.seed, strategy=o.strategy, place=o.place, rematerialize=o.rematerialize
+        )
 
     def _checked(self, data: Any) -> Data:
         checked = Data.of(data).require(self._fields)

@@ -58,6 +58,7 @@ class Origin:
     of: str = ""  # name of the value before `split`, "" if it was never split
     box: Box | None = None  # which region of that value
     backward: bool = False  # made by `differentiate`
+    again: bool = False  # computed a second time, to save memory (made by `rematerialize`)
     home: int = -1  # the machine (its place in the cluster) that `split` cut this tile for
 
     def __str__(self) -> str:

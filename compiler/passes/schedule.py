@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from rainshed.compiler.cost import Clock
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.setting import Setting
-from rainshed.ops.ir import Graph, Node, numbered
+from rainshed.ops.assemble import assemble
+from rainshed.ops.ir import Graph, Node, numbered, users
 from rainshed.ops.op import constant_op
+from rainshed.ops.slice import slice_op
 from rainshed.ops.source import input_op
 from rainshed.ops.transfer import recv, send
 
+CUT = (slice_op, assemble)
 LATE = (recv, constant_op, input_op)  # cost nothing until they are read
 
 
@@ -20,11 +23,15 @@ def schedule(graph: Graph, setting: Setting) -> list[Node]:
     """The nodes in an order in which every machine can run its own part, one after the other, without waiting for ever.
 
     In      every node has a device; edges cross machines only from send to recv
-    Out     every node once, inputs first; a send directly follows its value, a recv directly precedes its first reader
+    Out     every node once, inputs first; a send directly follows its value; a recv, and what is computed a second time, directly
+            precedes its first reader
+    With `thrifty` the order is that of the graph, depth first: what other machines wait for does not go before the rest, so that
+    fewer values are alive at once.
+
     Source  list scheduling by rank: Topcuoglu et al. 2002 (HEFT); receives as late as possible: Abadi et al. 2015, section 5.2
     """
-    order = _ranked(graph, setting.cluster)
-    return _late_receives(_early_sends(order))
+    order = list(graph.nodes()) if setting.thrifty else _ranked(graph, setting.cluster)
+    return late_last(_early_sends(order))
 
 
 def _ranked(graph: Graph, cluster: Cluster) -> list[Node]:
@@ -82,18 +89,44 @@ def _early_sends(order: list[Node]) -> list[Node]:
     return found
 
 
-def _late_receives(order: list[Node]) -> list[Node]:
-    """Move every node that costs nothing until it is read (recv, leaves) to just before its first reader."""
+def late_last(order: list[Node]) -> list[Node]:
+    """Move what can wait to just before its first reader: every node that costs nothing until it is read (recv, leaves), and what
+    is computed a second time to save memory, with what it is sent by."""
     late = {n for n in order if n.op in LATE}
+    sends: dict[Node, list[Node]] = {}
+    if any(n.origin.again for n in order):
+        _add_second(order, late, sends)
     placed: set[Node] = set()
     found: list[Node] = []
+
+    def place(node: Node) -> None:
+        stack = [node]
+        while stack:
+            waiting = [v for v in stack[-1].inputs if v in late and v not in placed]
+            if waiting:
+                stack += reversed(waiting)
+                continue
+            done = stack.pop()
+            if done not in placed:
+                following = (done, *sends.get(done, ()))
+                placed.update(following)
+                found.extend(following)
+
     for node in order:
-        if node in late:
-            continue
-        for value in node.inputs:
-            if value in late and value not in placed:
-                placed.add(value)
-                found.append(value)
-        found.append(node)
-    found.extend(n for n in order if n in late and n not in placed)
+        if node not in late:
+            place(node)
+    for node in order:
+        if node not in placed:
+            place(node)
     return found
+
+
+def _add_second(order: list[Node], late: set[Node], sends: dict[Node, list[Node]]) -> None:
+    """To what can wait: second computations, the pieces that are cut for these alone, and their sends (by value)."""
+    readers = users(order)
+    second: set[Node] = set()
+    for node in reversed(order):
+        if node.origin.again or (node.op in CUT and readers[node] and all(r in second for r in readers[node])):
+            second.add(node)
+            sends[node] = [r for r in readers[node] if r.op is send]
+            late.update((node, *sends[node]))

@@ -90,7 +90,7 @@ class Splitter:
 
     def _origin(self, node: Node, home: int, box: Box | None) -> Origin:
         of = node.origin
-        return Origin(of.file, of.line, of.scope, of.pin, self.names[node], box, of.backward, home)
+        return Origin(of.file, of.line, of.scope, of.pin, self.names[node], box, of.backward, of.again, home)
 
     def _tiles(self, node: Node) -> None:
         layout, access = self.layouts[node], node.access
@@ -199,7 +199,7 @@ class Splitter:
             of = tile.origin
             base = of.box or whole(fixed(tile.shape))
             at = tuple([(b + low, b + high) for (b, _), (low, high) in zip(base, box, strict=True)])
-            origin = Origin(of.file, of.line, of.scope, of.pin, of.of, at, of.backward, home)
+            origin = Origin(of.file, of.line, of.scope, of.pin, of.of, at, of.backward, of.again, home)
             self.cut[key] = self.make(slice_op, (tile,), attrs, origin)
         return self.cut[key]
 

@@ -104,6 +104,8 @@ def add_program(parser: argparse.ArgumentParser) -> None:
         "--batch", type=positive, default=None, help="examples in a batch, where the graph leaves it open (32)"
     )
     add_cluster(parser)
+    again = "when no plan fits the memory, compute activations a second time for backward instead of keeping them"
+    parser.add_argument("--rematerialize", action="store_true", help=again)
     what = "a layer, variable or value that must be on this machine, or a pattern of names; may be repeated"
     parser.add_argument("--place", metavar="NAME=MACHINE", action="append", default=[], help=what)
 

@@ -53,7 +53,9 @@ def run(args: Any) -> int:
         chosen = {} if args.strategy == "auto" else {"strategy": args.strategy}
         print(graph_text(show(graph, cluster, args.show, seed=args.seed, place=place, **chosen)))
         return OK
-    plan = compile(graph, cluster, seed=args.seed, strategy=args.strategy, place=place)
+    plan = compile(
+        graph, cluster, seed=args.seed, strategy=args.strategy, place=place, rematerialize=args.rematerialize
+    )
     if args.output:
         save_plan(plan, args.output)
     if args.json:
@@ -78,6 +80,7 @@ def figures(plan: Plan) -> dict[str, Any]:
         "messages": p.messages,
         "bytes_between": [{"from": a, "to": b, "bytes": n} for (a, b), n in sorted(plan.bytes_between.items())],
         "memory_bytes": {name: m.memory_bytes for name, m in p.machines.items()},
+        "memory_lower_bound_bytes": {name: m.memory_lower_bound_bytes for name, m in p.machines.items()},
         "compute_s": {name: m.compute_s for name, m in p.machines.items()},
     }
 

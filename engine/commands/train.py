@@ -196,6 +196,7 @@ def _options(args: Any, batch: int) -> TrainingOptions:
         backend="join" if args.listen else args.backend,
         strategy=args.strategy,
         place=places_from(args.place),
+        rematerialize=args.rematerialize,
         trace=bool(args.trace),
         checkpoint=args.checkpoint,
         checkpoint_every=args.checkpoint_every,
