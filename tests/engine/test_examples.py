@@ -35,7 +35,7 @@ def test_the_papers_speech_network():
 
 
 def test_nobody_holds_the_papers_network_whole():
-    """See benchmarks/paper_speech.py for the memory that processes really take."""
+    """See benchmarks/paper_scale.py for the memory that processes really take."""
     machines = 4
     graph = example("speech").build().bind(batch=128)
     plan = rs.compile(Graph(graph.outputs, {}, graph.loss), rs.Cluster.local(machines))
