@@ -48,7 +48,7 @@ def chain(name: str, arity: int) -> Program:
         machine="m0",
         values=tuple(values),
         instructions=tuple(listed),
-        feeds=(Feed(name="x", value=0, box=box),),
+        feeds=(Feed(name="x", value=0, box=box, whole=(4,)),),
         outputs=(Output(name="y", value=LENGTH, box=box, whole=(4,)),),
         arena_nbytes=128,
     )
@@ -64,7 +64,7 @@ def exchange() -> Plan:
         machine="m0",
         values=(x, here),
         instructions=(Send(value=0, key=0, to="m1"), Recv(value=1, key=1, source="m1")),
-        feeds=(Feed(name="x", value=0, box=box),),
+        feeds=(Feed(name="x", value=0, box=box, whole=(8,)),),
         outputs=(Output(name="y", value=1, box=box, whole=(8,)),),
         arena_nbytes=64,
     )

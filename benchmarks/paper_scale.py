@@ -3,10 +3,10 @@
     python -m benchmarks.paper_scale --net speech --machines 2 4 --method single --json
     python -m benchmarks.paper_scale --net images --machines 1 4 --steps 2
 
-`speech` has 42 million parameters and is trained by Adagrad; `images` has 1.7 billion in locally connected layers and is trained by
-SGD: about 7 GB of parameters, and as much again for their gradients. For each number of machines: the largest share of the parameters
-that a process keeps, the most memory that each process has held, that before it loaded anything (Python and libraries), and the time
-of a step. Data is random: this is about size, not accuracy. `--smoke` runs small networks of the same kinds in seconds.
+`speech` has 42 million parameters and is trained by Adagrad. `images` has 1.7 billion in locally connected layers and is trained by
+SGD: about 7 GB of parameters, and as much again for their gradients. For each number of machines: the largest share of the
+parameters that a process keeps, the most memory that each process has held, that before it loaded anything (Python and libraries),
+and the time of a step. Data is random: this is about size, not accuracy. `--smoke` runs small networks of the same kinds.
 
 Source  Dean et al. 2012, section 5
 """
