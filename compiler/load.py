@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -63,12 +63,12 @@ def load_plan(path: str | Path, ops: Mapping[str, Op]) -> Plan:
 def plan_from_json(data: bytes, ops: Mapping[str, Op]) -> Plan:
     """The plan of these bytes, checked whole. Raises PlanError."""
     try:
-        version = msgspec.json.decode(data, type=_Versioned).version
+        version = _VERSIONED.decode(data).version
         if version != VERSION:
             raise PlanError(
                 f"this plan has version {version}; this Rainshed reads version {VERSION}", hint="compile it again"
             )
-        plan = msgspec.json.decode(data, type=Plan)
+        plan = _PLAN.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PlanError(f"this is not a plan: {error}") from None
     check_plan(plan, ops)
@@ -77,6 +77,11 @@ def plan_from_json(data: bytes, ops: Mapping[str, Op]) -> Plan:
 
 class _Versioned(msgspec.Struct):
     version: int
+
+
+# Made here, and not when the first plan is read: two threads that teach msgspec a type at once end the process (msgspec 0.22).
+_VERSIONED: Final = msgspec.json.Decoder(_Versioned)
+_PLAN: Final = msgspec.json.Decoder(Plan)
 
 
 def check_plan(plan: Plan, ops: Mapping[str, Op]) -> None:

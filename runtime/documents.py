@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
@@ -30,6 +31,20 @@ T = TypeVar("T")
 class _Arrays(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: msgspec.Raw
     arrays: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+_head: Final = msgspec.json.Decoder(_Arrays)
+_decoders: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
+_making: Final = threading.Lock()
+
+
+def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """msgspec learns a type when it first meets it, and two threads that are first at once end the process (msgspec 0.22): so
+    they take turns."""
+    with _making:
+        if kind not in _decoders:
+            _decoders[kind] = msgspec.json.Decoder(kind)
+        return _decoders[kind]
 
 
 def pack(body: Any, arrays: Sequence[np.ndarray] = ()) -> list[Buffer]:
@@ -55,8 +70,8 @@ def unpack(payload: memoryview, kind: type[T]) -> tuple[T, list[np.ndarray]]:
         start = _LENGTH.size + length
         if start > len(payload):
             raise ProtocolError(f"a document's head of {length} bytes in a payload of {len(payload)}")
-        head = msgspec.json.decode(payload[_LENGTH.size : start], type=_Arrays)
-        body = msgspec.json.decode(head.body, type=kind)
+        head = _head.decode(payload[_LENGTH.size : start])
+        body = _decoder(kind).decode(head.body)
     except (struct.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"this is no document of the kind {kind.__name__}: {error}") from None
     start += -start % _ALIGN

@@ -80,7 +80,9 @@ class Executor:
         self._idle = self._running = 0
         self._progress = (-1, 0.0)  # how much was left to do, and since when
         self._label = 0  # the caller's number of the step
-        self._counted = 0  # the peers' number of it, which traces tell: alike on all machines, and known of early arrivals
+        self._counted = (
+            0  # the peers' number of it, which traces tell: alike on all machines, and known of early arrivals
+        )
         self._stepping = self._closed = False
         self._error: RainshedError | None = None
         self.failed_at = ""  # the machine where the error arose

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -82,9 +82,13 @@ class MachineTrace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def from_bytes(cls, data: bytes) -> MachineTrace:
         """Raises UsageError if `data` is no trace."""
         try:
-            return msgspec.msgpack.decode(data, type=cls)
+            return _TRACE.decode(data)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise UsageError(f"this is not a trace: {error}") from None
+
+
+# Made here: two threads that teach msgspec a type at once end the process (see compiler/load.py).
+_TRACE: Final = msgspec.msgpack.Decoder(MachineTrace)
 
 
 # -- one clock --------------------------------------------------------------------------------------------------------

@@ -34,7 +34,19 @@ class Processes:
     def __init__(self, count: int, address: str, token: bytes, *, job: str = "", extra: Sequence[str] = ()) -> None:
         self._children: list[subprocess.Popen[bytes]] = []
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
-        command = [sys.executable, "-P", "-m", "rainshed", "worker", "--join", address, "--job", job, "--token-stdin", *extra]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "rainshed",
+            "worker",
+            "--join",
+            address,
+            "--job",
+            job,
+            "--token-stdin",
+            *extra,
+        ]
         try:
             for _ in range(count):
                 child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
@@ -55,7 +67,9 @@ class Processes:
         """Raises PeerLostError if a worker has ended."""
         for child in self._children:
             if child.poll() is not None:
-                raise PeerLostError(f"a worker (process {child.pid}) {how_it_ended(child.returncode)} before it had joined")
+                raise PeerLostError(
+                    f"a worker (process {child.pid}) {how_it_ended(child.returncode)} before it had joined"
+                )
 
     def fate(self, pid: int, wait_s: float = 0.5) -> str:
         """How the process ended, such as "was killed by SIGKILL"; "" while it runs or if it is not ours."""

@@ -126,10 +126,14 @@ def _cut_axis(box: Box) -> int | None:
     return next((axis for axis, size in enumerate(box_shape(box)) if size > 1), None)
 
 
+# Made here: two threads that teach msgspec a type at once end the process (see compiler/load.py).
+_LAYOUT: Final = msgspec.json.Decoder(Layout)
+
+
 def layout_from_json(data: bytes) -> Layout:
     """The layout of these bytes, checked. Raises PlanError."""
     try:
-        layout = msgspec.json.decode(data, type=Layout)
+        layout = _LAYOUT.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlanError(f"this is not a layout of server shards: {error}") from None
     check_layout(layout)

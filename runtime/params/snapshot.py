@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -62,6 +63,10 @@ def encode_snapshot(snapshot: Snapshot) -> list[memoryview]:
     return [memoryview(len(table).to_bytes(8, "little") + table), *arrays]
 
 
+# Made here: two threads that teach msgspec a type at once end the process (see compiler/load.py).
+_TABLE: Final = msgspec.json.Decoder(Table)
+
+
 def decode_snapshot(payload: memoryview, parts: Sequence[Part], fields: Sequence[str]) -> Snapshot:
     """The snapshot of these bytes; its arrays are read-only copies. Raises CheckpointError if they do not fit."""
     end = 8 + int.from_bytes(payload[:8], "little")
@@ -69,7 +74,7 @@ def decode_snapshot(payload: memoryview, parts: Sequence[Part], fields: Sequence
     if len(payload) < 8 or end > len(payload) or len(payload) - end != due:
         raise CheckpointError(f"{len(payload)} bytes are no snapshot: its arrays have {due} bytes")
     try:
-        table = msgspec.json.decode(payload[8:end], type=Table)
+        table = _TABLE.decode(payload[8:end])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"a snapshot with a wrong table: {error}") from None
     arrays: dict[str, tuple[Array, ...]] = {}

@@ -1,5 +1,8 @@
 """Loading: what a plan needs to be read. What is refused is in test_bad_plans.py."""
 
+import subprocess
+import sys
+
 import pytest
 from compiler_kit import cluster
 from random_ops import TWINS
@@ -34,3 +37,29 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(load, "MAX_FILE_BYTES", 10)
     with pytest.raises(PlanError, match="larger than 10 bytes"):
         load_plan(path, CATALOGUE)
+
+
+TOGETHER = """
+import sys, threading
+from rainshed.compiler.load import load_plan
+from rainshed.ops import CATALOGUE
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(4)
+def read():
+    together.wait()
+    print(load_plan(sys.argv[1], CATALOGUE).hash + "\\n", end="")
+threads = [threading.Thread(target=read) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_the_first_plans_of_a_process_may_be_read_by_several_threads(tmp_path, run: int) -> None:
+    """msgspec ends the process when two threads are the first to read a type."""
+    plan = compile(Graph({"y": input("x", (3,)) + 1.0}), cluster(2))
+    save(plan, tmp_path / "plan.json")
+    line = [sys.executable, "-c", TOGETHER, str(tmp_path / "plan.json")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [plan.hash] * 4
