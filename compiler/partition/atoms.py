@@ -27,6 +27,9 @@ HEAVY = 0.02  # of all work: a layer with at least this share has to be spread e
 BACKWARD = 2.0  # the work of both gradients of an op, in units of its own
 COARSE = 36  # machines, for which the axes of the tiles are chosen
 AXES = 3  # along which one op is cut at most
+CONSTANT = frozenset({"constant", "axis_size"})
+KNOWN = FREE | CONSTANT  # on every machine, without being sent
+LINEAR = frozenset({"sum", "negative", "multiply", "divide", "reshape"})  # of one value, beside constants
 WORTH = 16  # elements of a result for each tile: what makes smaller results is not cut, if it is no heavy layer
 
 
@@ -173,7 +176,7 @@ class _Builder:
     def __init__(self, graph: Graph, parts: int) -> None:
         self.graph, self.parts = graph, parts
         self.training = graph.loss is not None
-        self.nodes = [n for n in graph.nodes() if n.op.name not in FREE and n.op.name != "variable"]
+        self.nodes = [n for n in graph.nodes() if n.op.name not in KNOWN and n.op.name != "variable"]
         self.cut: dict[Node, Cut] = {}
         self.grids: dict[object, tuple[int, ...]] = {}
         self.directions: dict[Node, tuple[int, ...]] = {}  # of each axis of a value
@@ -187,6 +190,7 @@ class _Builder:
         self.tied: dict[tuple[object, int], int] = {}
         self.heavy = self._heavy()
         self.grows = self._grows()
+        self.returns = self._returns()
         self.parcels: dict[tuple[int, tuple[int, ...], bool], int] = {}
 
     # what an op is to the others
@@ -209,12 +213,23 @@ class _Builder:
         return {kind: flops for kind, flops in work.items() if flops >= HEAVY * total}
 
     def _grows(self) -> set[Node]:
-        """Values that a gradient comes back to."""
+        """Values that a gradient is computed of."""
         found: set[Node] = set()
         for node in self.graph.nodes():
             if node.op.name == "variable" or any(i in found for i in node.inputs):
                 found.add(node)
         return found if self.training else set()
+
+    def _returns(self) -> set[Node]:
+        """Values that a gradient comes back to. The gradients of the loss, and of what it is the sum or the mean of, are
+        constants, which every machine knows."""
+        if self.graph.loss is None:
+            return set()
+        known = [self.graph.outputs[self.graph.loss]]
+        for node in known:
+            if node.op.name in LINEAR and all(i.op.name in CONSTANT for i in node.inputs[1:]):
+                known += node.inputs[:1] if self._users()[node.inputs[0]] == [node] else ()
+        return self.grows.difference(known)
 
     # cutting
     def build(self) -> Tiling:
@@ -346,7 +361,7 @@ class _Builder:
             owner = self._adder(cut, box, members)
             owners.append(owner)
             pins = tuple(dict.fromkeys([owner, *members]))
-            self._parcel(members[0], pins, box_size(box) * cut.node.dtype.itemsize, cut.node in self.grows)
+            self._parcel(members[0], pins, box_size(box) * cut.node.dtype.itemsize, cut.node in self.returns)
         cut.pieces, cut.owners = tuple(groups), tuple(owners)
         cut.owner_of = dict(zip(cut.pieces, cut.owners, strict=True))
 
@@ -387,7 +402,7 @@ class _Builder:
                 (maker,) = (made.owners[k] for k in sets[0])
                 readers = [wanted[i][1][k] for i in range(1, len(wanted)) for k in sets[i]]
                 pins = tuple(dict.fromkeys([maker, *readers]))
-                self._parcel(maker, pins, size * node.dtype.itemsize, node in self.grows)
+                self._parcel(maker, pins, size * node.dtype.itemsize, node in self.returns)
 
     def _readers(self, value: Node) -> Iterator[tuple[Cut, tuple[Box, ...]]]:
         for node in self._users().get(value, ()):

@@ -6,16 +6,22 @@ from itertools import product
 
 import numpy as np
 import pytest
+from compiler_kit import laid_out, sent_elements
 
 import rainshed as rs
+from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.partition.atoms import Tiling, tiling
 from rainshed.compiler.partition.placement import Aim, phase_balance, place_tiles, starts_of, task_of
 from rainshed.compiler.partition.refine import Task, crossing, excess, refine
+from rainshed.compiler.partition.search import Search
 from rainshed.compiler.partition.seeds import blocks
 from rainshed.compiler.partition.simulate_tiles import Rates, simulate_tiles
-from rainshed.compiler.partition.tiled import layouts_of
-from rainshed.ops.ir import Graph
+from rainshed.compiler.partition.strategy import on_one
+from rainshed.compiler.partition.tiled import forward_part, layouts_of
+from rainshed.compiler.pipeline import SHARED, run_passes
+from rainshed.compiler.setting import Setting
+from rainshed.ops.ir import Graph, Node
 
 
 def cluster(*speeds: float) -> Cluster:
@@ -40,20 +46,44 @@ def dense_net(batch: int, *units: int) -> Graph:
 @pytest.mark.parametrize("g", [2, 3, 4])
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_squares_of_a_local_network_move_halos(g: int, k: int) -> None:
-    """Forwards and backwards 2(2(g-1)(k-1) N C + ((g-1)(k-1))^2 C) elements, and a partial sum of the loss from each machine."""
+    """Forwards and backwards 2(2(g-1)(k-1) N C + ((g-1)(k-1))^2 C) elements; of the loss a partial sum from each machine, and
+    nothing back: its gradient is 1 everywhere. The graph that is cut so sends as much."""
     size, channels = 24, 4
-    tiles = tiling(local_net(size, channels, k), 144)
-    task = task_of(tiles, cluster(*[1.0] * g * g), Aim())
+    there = cluster(*[1.0] * g * g)
+    graph = run_passes(local_net(size, channels, k), Setting(cluster=there), SHARED)
+    tiles = tiling(forward_part(graph), 144)
     home = blocks(tiles, (1, g, g))
     halo = 2 * (g - 1) * (k - 1) * size * channels + ((g - 1) * (k - 1)) ** 2 * channels
     loss = g * g - 1
-    assert crossing(task, home) in (4 * 2 * (halo + loss), 4 * (2 * halo + loss))
-    assert phase_balance(tiles, cluster(*[1.0] * g * g), home) == pytest.approx(1)
+    assert crossing(task_of(tiles, there, Aim()), home) == 4 * (2 * halo + loss)
+    assert 4 * sent_elements(laid_out(graph, followed_by_all(graph, tiles, home, there), g * g)) == 4 * (
+        2 * halo + loss
+    )
+    assert phase_balance(tiles, there, home) == pytest.approx(1)
+
+
+def followed_by_all(graph: Graph, tiles: Tiling, home: np.ndarray, there: Cluster) -> dict[Node, Layout]:
+    """The layouts of placed tiles, and of all that is computed where its operands lie."""
+    search = Search(graph, there, given=layouts_of(tiles, home))
+    search.start(on_one)
+    search.improve()
+    return {node: search.facts[node].kind.options[i].layout for node, i in search.chosen.items()}
+
+
+def test_the_gradient_of_a_mean_of_squares_crosses_nowhere() -> None:
+    """h in two halves: forwards a partial sum of its squares, backwards nothing, since 1/n is known to both machines."""
+    h = rs.layers.local2d(rs.input("x", (1, 8, 8, 2)), 2, 1, padding="same", bias=False)
+    tiles = tiling(rs.graph(loss=rs.mean(rs.square(h))), 2)
+    home = (tiles.place.max(axis=1) > 0.5).astype(np.int64)
+    assert crossing(task_of(tiles, cluster(1, 1), Aim()), home) == 4
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_bytes_are_those_of_every_element_sent_to_a_machine_once(seed: int) -> None:
-    """Atoms against sets of (element, machine), for random placements of a network whose tiles overlap in what they read."""
+    """Atoms against sets of (element, machine), for random placements of a network whose tiles overlap in what they read.
+
+    Gradients go the same ways back, but those of the loss and of what it is the sum of, which are 1.
+    """
     size, channels, k = 12, 2, 3
     graph = local_net(size, channels, k)
     tiles = tiling(graph, 16)
@@ -61,7 +91,9 @@ def test_bytes_are_those_of_every_element_sent_to_a_machine_once(seed: int) -> N
     home = np.random.default_rng(seed).integers(0, machines, tiles.vertices)
     task = task_of(tiles, cluster(*[1.0] * machines), Aim())
     expected = 0
+    loss = graph.outputs["loss"]
     for value, cut in tiles.cuts.items():
+        ways = 1 if value in (loss, loss.inputs[0]) else 2
         shape = tuple(int(n) for n in value.shape)
         there = np.full(shape, -1)
         owner = dict(zip(cut.pieces, cut.owners, strict=True))
@@ -77,7 +109,7 @@ def test_bytes_are_those_of_every_element_sent_to_a_machine_once(seed: int) -> N
                         region = reader.access.regions(box, shapes)[i]
                         asked[(m, *(slice(a, b) for a, b in region))] = True
         for m in range(machines):
-            expected += 2 * 4 * int((asked[m] & (there != m)).sum())
+            expected += ways * 4 * int((asked[m] & (there != m)).sum())
         partial: dict[object, set[int]] = {}
         for t, box in enumerate(cut.tiles):
             region = cut.access.result(box, shape)
@@ -85,7 +117,7 @@ def test_bytes_are_those_of_every_element_sent_to_a_machine_once(seed: int) -> N
         for region, members in partial.items():
             own = int(home[tiles.tasks.vertex[owner[region]]])
             elements = int(np.prod([b - a for a, b in region]))
-            expected += 2 * 4 * elements * len(members - {own})
+            expected += ways * 4 * elements * len(members - {own})
     assert crossing(task, home) == expected
 
 
@@ -162,14 +194,14 @@ def test_tiles_that_wait_take_their_time() -> None:
     """Two layers on two machines: computing, sending, computing, and back again."""
     tiles: Tiling = tiling(dense_net(4, 8, 16, 8), 1)
     tasks = tiles.tasks
-    order = np.arange(len(tasks.vertex))
     home = np.zeros(tiles.vertices, np.int64)
     rates = Rates(np.array([1e3, 1e3]), 1e3, 0.5)
     alone, messages = simulate_tiles(tasks, home, rates)
     assert messages == 0 and alone == pytest.approx((tasks.work + tasks.behind).sum() / 1e3)
-    second = tasks.vertex[order[1]]
+    second = tasks.vertex[1]
     home[second] = 1
     apart, messages = simulate_tiles(tasks, home, rates)
-    assert messages == 4  # to the second layer, to the loss, and both back
-    moved = sum(int(n) for n, m in zip(tasks.nbytes, tasks.maker, strict=True) if m >= 0 and order[m] in (0, 1))
-    assert apart == pytest.approx(alone + 2 * moved / 1e3 + messages * 0.5)
+    assert messages == 3  # to the second layer and back, and to the loss, which no other machine waits for
+    there = int(tasks.nbytes[tasks.maker == 0].sum())
+    beside = tasks.work[2] + tasks.behind[2]  # of the loss, while the second layer's gradients are computed
+    assert apart == pytest.approx(alone - beside / 1e3 + 2 * (there / 1e3 + 0.5))
