@@ -29,6 +29,7 @@ from rainshed.ops.types import TensorType, TupleType, fixed
 
 SWEEPS = 4
 MOST_BESIDE = 4  # layouts that follow operands, of one node
+MOST_PINS = 8  # machines with pins that are candidates for what has none
 NEVER = 1e9  # seconds: more than any step
 
 
@@ -70,6 +71,8 @@ class Search:
         self.machines = len(cluster.machines)
         self.speed = np.array([max(m.flops, *(u.flops for u in m.units), 0.0) for m in cluster.machines])
         self.band = np.array([m.bytes_per_s for m in cluster.machines])
+        pins = {n.origin.pin for n in graph.nodes()}
+        self.pins = [m for m, name in enumerate(cluster.names) if name in pins][:MOST_PINS]  # what is there may want company
         self.roomiest = max(range(self.machines), key=lambda m: (cluster.machines[m].memory_bytes, -m))
         self.wires = Wires.of(cluster)
         self.holding = spread.holding
@@ -119,7 +122,7 @@ class Search:
         speeds = tuple(float(self.speed[m]) for m in own)
         fastest = max(own, key=lambda m: (self.speed[m], -m))
         roomiest = [self.roomiest] if len(own) == self.machines else []
-        alone = (Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0), *roomiest))
+        alone = (Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0), *roomiest, *self.pins))
         found = (*candidates(access, shapes, shape, own, speeds), *alone)
         if node in self.examples:
             found = tuple(sliced(access, one, self.examples[node], self.slices) for one in found)
