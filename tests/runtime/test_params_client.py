@@ -81,6 +81,27 @@ def test_every_n_fetch_steps_parameters_are_asked_for(running):
     assert {shard: counts.fetches - before[shard] for shard, counts in ann.counts().items()} == {0: 3, 1: 3}
 
 
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_replica_sends_and_fetches_all_parameters_once_in_so_many_steps(running, replicas, every):
+    """Data parallel by a parameter server: in all 2 P n_in n_out bytes a step, whatever the batch (with n_push = n_fetch = 1)."""
+    how = {"n_push": every, "n_fetch": every}
+    servers, addresses, first = begin(running, client=how)
+    layout = servers[0].shard.config.layout
+    clients = [first, *(running.client(f"r{i}/m0", layout, addresses, PARTS, **how) for i in range(1, replicas))]
+    moved = 0
+    for client in clients:
+        client.pull()
+        before = [(counts.pushed_nbytes, counts.fetched_nbytes) for counts in client.counts().values()]
+        for step in range(6):
+            client.end_step(step, filled(0.5))
+            wait_until(lambda client=client: not any(link.outbox.fetching for link in client._links.values()))
+        client.flush()
+        after = [(counts.pushed_nbytes, counts.fetched_nbytes) for counts in client.counts().values()]
+        moved += sum(b - a for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True))
+    assert moved == 2 * replicas * sum(p.nbytes for p in PARTS) * 6 // every
+
+
 def test_the_executors_own_arrays_are_filled_in_place(running):
     servers, addresses, ann = begin(running)
     mine = filled(7.0)
