@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rainshed.compiler.cost import FREE
 from rainshed.compiler.machines import Cluster, Machine
+from rainshed.compiler.plan import Plan
+from rainshed.compiler.simulate import memory_of
 from rainshed.ops.access import box_size
 from rainshed.ops.errors import CompileError
 from rainshed.ops.fused import is_fusable
@@ -30,6 +32,22 @@ def spread_memory(graph: Graph, cluster: Cluster) -> dict[str, str]:
     return {"variables": total, "memory": _memories(cluster.machines)}
 
 
+def memory_needed(plans: Mapping[str, Plan], cluster: Cluster) -> str | None:
+    """What the machines would need for that of some plans, by strategy, which lacks least; None if only units lack memory."""
+    there = {m.name: m.memory_bytes for m in cluster.machines}
+    lacks = {
+        name: {p.machine: memory_of(p) for p in plan.programs if memory_of(p) > there[p.machine]}
+        for name, plan in plans.items()
+    }
+    lacks = {name: machines for name, machines in lacks.items() if machines}
+    if not lacks:
+        return None
+    name = min(lacks, key=lambda name: sum(needed - there[m] for m, needed in lacks[name].items()))
+    found = [f"{nbytes} bytes on {machine}" for machine, nbytes in lacks[name].items()]
+    more = ["..."] if len(found) > 8 else []
+    return f"{', '.join([*found[:8], *more])} (strategy {name}); a smaller batch and more machines need less on each"
+
+
 def memory_there(machine: Machine) -> int:
     """Bytes of a machine, its units' among them."""
     return machine.memory_bytes + sum(u.memory_bytes for u in machine.units)
@@ -40,8 +58,14 @@ def _all_together(graph: Graph, cluster: Cluster) -> CompileError | None:
     needed, there = sum(v.type.nbytes for v in variables), sum(map(memory_there, cluster.machines))
     if needed <= there:
         return None
-    what = f"the variables need {needed} bytes of memory at least, and all machines together have {there}"
-    return CompileError(what, largest=_largest(variables), machines=_memories(cluster.machines))
+    holder = cluster.names[0] if len(cluster.machines) == 1 else "all machines together"
+    have = "has" if len(cluster.machines) == 1 else "have"
+    return CompileError(
+        f"the variables need {needed} bytes of memory at least, and {holder} {have} {there}",
+        largest=_largest(variables),
+        machines=_memories(cluster.machines),
+        needed=f"{needed - there} bytes more at least, on these machines or on others beside them",
+    )
 
 
 def _pinned(graph: Graph, cluster: Cluster) -> CompileError | None:

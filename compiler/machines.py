@@ -121,7 +121,9 @@ class Cluster:
     links: Mapping[tuple[str, str], Link] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_types(self)
         both = {(b, a): link for (a, b), link in self.links.items()} | {**self.links}
+        object.__setattr__(self, "machines", tuple(self.machines))
         object.__setattr__(self, "links", both)
         check_cluster(self)
 
@@ -169,6 +171,8 @@ class Cluster:
             pair = row.get("machines")
             if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
                 raise ClusterError(f"{at}: machines must be two names; found {pair!r}")
+            if (pair[0], pair[1]) in links:
+                raise ClusterError(f"{at}: the link {pair[0]} - {pair[1]} stands there already; a pair is named once")
             links[pair[0], pair[1]] = links[pair[1], pair[0]] = _link(row, at)
         return cls(machines=machines, default_link=default, links=links)
 
@@ -234,6 +238,24 @@ _MACHINE = (
 )  # fmt: skip
 
 
+def check_types(cluster: Cluster) -> None:
+    """What a program can get wrong and a file cannot."""
+    if not isinstance(cluster.machines, (list, tuple)):
+        raise ClusterError(f"machines must be a tuple of Machine; found {cluster.machines!r}")
+    for m in cluster.machines:
+        if not isinstance(m, Machine):
+            raise ClusterError(f"machines must be a tuple of Machine; found {m!r} in it")
+        if not isinstance(m.name, str):
+            raise ClusterError(f"a machine's name is a word without spaces and '/'; found {m.name!r}")
+    if not isinstance(cluster.links, Mapping):
+        raise ClusterError(f"links must map two names to a Link; found {cluster.links!r}")
+    for pair, link in [*cluster.links.items(), (("", ""), cluster.default_link)]:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
+            raise ClusterError(f"links must map two names to a Link; found {pair!r}")
+        if not isinstance(link, Link):
+            raise ClusterError(f"a link must be a Link(bytes_per_s, latency_s); found {link!r}")
+
+
 def check_cluster(cluster: Cluster) -> None:
     if not cluster.machines:
         raise ClusterError("a cluster has at least one machine", hint="[[machine]] tables, or Cluster.local(n)")
@@ -268,6 +290,8 @@ def check_cluster(cluster: Cluster) -> None:
             if name not in seen:
                 raise ClusterError(f"a link names {name!r}, which is not a machine", machines=", ".join(seen))
         _check_link(link, where)
+        if pair[0] == pair[1]:
+            raise ClusterError(f"{where}: a machine has no link to itself, and needs none")
         if not link.bytes_per_s and cluster.links[pair[1], pair[0]].bytes_per_s:
             raise ClusterError(f"{where}: bytes_per_s is 0 one way only; a connection needs both directions")
 
@@ -337,22 +361,22 @@ def _machine(row: Mapping[str, Any], where: str) -> Machine:
     _known(row, (*_MACHINE[:-2], "rate", "unit"), where)
     if not isinstance(row.get("name"), str):
         raise ClusterError(f"{where}: a machine needs a name; found {row.get('name')!r}")
-    units = []
-    for i, u in enumerate(_table_list(row.get("unit", []), f"{where}: unit")):
-        _known(u, _UNIT, f"{where}: unit[{i}]")
-        missing = [k for k in _UNIT_NEEDS if k not in u]
+    units = tuple(Unit(**u) for u in _tables(row, "unit", where, _UNIT, _UNIT_NEEDS))
+    rates = tuple(Rate(**r) for r in _tables(row, "rate", where, _RATE, _RATE))
+    return Machine(**{k: v for k, v in row.items() if k not in ("unit", "rate")}, rates=rates, units=units)
+
+
+def _tables(
+    row: Mapping[str, Any], key: str, where: str, known: Iterable[str], needed: Iterable[str]
+) -> list[Mapping[str, Any]]:
+    """The tables of a machine under one key, each with keys that are known, and with all that are needed."""
+    found = _table_list(row.get(key, []), f"{where}: {key}")
+    for i, table in enumerate(found):
+        _known(table, known, f"{where}: {key}[{i}]")
+        missing = [k for k in needed if k not in table]
         if missing:
-            raise ClusterError(f"{where}: unit[{i}] lacks {', '.join(missing)}")
-        units.append(Unit(**u))
-    rates = []
-    for i, r in enumerate(_table_list(row.get("rate", []), f"{where}: rate")):
-        _known(r, _RATE, f"{where}: rate[{i}]")
-        missing = [k for k in _RATE if k not in r]
-        if missing:
-            raise ClusterError(f"{where}: rate[{i}] lacks {', '.join(missing)}")
-        rates.append(Rate(**r))
-    plain = {k: v for k, v in row.items() if k not in ("unit", "rate")}
-    return Machine(**plain, rates=tuple(rates), units=tuple(units))
+            raise ClusterError(f"{where}: {key}[{i}] lacks {', '.join(missing)}")
+    return found
 
 
 def _memory_here() -> int:

@@ -22,6 +22,8 @@ def pinned(graph: Graph, cluster: Cluster, place: Mapping[str, str]) -> Graph:
     Raises  UsageError for a name that nothing in the graph has; CompileError for pins on machines that are not there, and for two
             machines that one value is to be on
     """
+    if not isinstance(place, Mapping):
+        raise UsageError(f"place maps names to machines; found {place!r}", hint='place={"dense": "m0"}')
     names = value_names(graph)
     asked = {node: (node.origin.pin, "rs.on") for node in names if node.origin.pin is not None}
     for key, machine in place.items():

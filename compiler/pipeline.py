@@ -13,7 +13,7 @@ from msgspec import structs
 from rainshed.compiler.check import check_graph
 from rainshed.compiler.collector import at_rest
 from rainshed.compiler.explain import kept_candidates
-from rainshed.compiler.limits import memory_lack, spread_memory
+from rainshed.compiler.limits import memory_lack, memory_needed, spread_memory
 from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition.estimate import estimate
@@ -129,7 +129,9 @@ def _best_part(graph: Graph, setting: Setting, strategy: str, parts: Sequence[Cl
         except ContractError:
             raise
         except CompileError as error:
-            refused[f"on {', '.join(part.names)}"] = error.message
+            refused[f"on {', '.join(part.names)}"] = "; needed: ".join(
+                filter(None, (error.message, error.detail.get("needed")))
+            )
     if not plans:
         raise CompileError("no machines that are all linked have the memory", **refused, **unlinked(setting.cluster))
     return widened(min(plans, key=lambda p: (p.prediction.step_s, p.prediction.bytes)), setting.cluster)
@@ -144,6 +146,7 @@ def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
     estimates = _promising(graph, setting) if strategy == "auto" else {strategy: 0.0}
     plans: dict[str, Plan] = {}
     refused: dict[str, str] = {}
+    large: dict[str, Plan] = {}
     work = 0
     for name, about in estimates.items():
         if len(plans) >= PLANS or (plans and (work > MUCH or about > WORSE * min(estimates.values()))):
@@ -151,15 +154,16 @@ def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
         plan, missing = _fitting(graph, replace(setting, strategy=name))
         work += sum(len(p.instructions) for p in plan.programs)
         if missing:
-            refused[name] = missing
+            refused[name], large[name] = missing, plan
         else:
             plans[name] = plan
     if not plans:
         found = {f"strategy {name}": text for name, text in refused.items()}
-        found["hint"] = (
-            "a smaller batch, or rematerialize=True, which computes activations again instead of keeping them"
+        needed = memory_needed(large, cluster)
+        hint = "a smaller batch, or rematerialize=True, which computes activations again instead of keeping them"
+        raise CompileError(
+            "no plan fits into the machines' memory", needed=needed, **found, **spread_memory(graph, cluster), hint=hint
         )
-        raise CompileError("no plan fits into the machines' memory", **found, **spread_memory(graph, cluster))
     best = min(plans, key=lambda name: (plans[name].prediction.step_s, plans[name].prediction.bytes))
     tried = {n: f"{p.prediction.step_s * 1e3:.3f} ms, {p.prediction.bytes} bytes" for n, p in plans.items()} | refused
     notes = {"strategy": best, **{f"tried {n}": text for n, text in tried.items()}}
@@ -196,6 +200,9 @@ def _fitting(graph: Graph, setting: Setting) -> tuple[Plan, str]:
 def _checked(graph: Graph, cluster: Cluster, place: Mapping[str, str] = NO_PINS) -> Graph:
     """The graph with its pins, its variables kept whatever becomes of their readers. Raises CompileError where it cannot be
     compiled."""
+    if not isinstance(cluster, Cluster):
+        hint = "Cluster.local(n), or Cluster.from_toml(path)"
+        raise UsageError(f"a graph is compiled for a Cluster; found {cluster!r}", hint=hint)
     if not graph.outputs and not graph.updates:
         raise CompileError("the graph has no outputs: there is nothing to compute")
     if not graph.bound:

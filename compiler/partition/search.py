@@ -72,7 +72,9 @@ class Search:
         self.speed = np.array([max(m.flops, *(u.flops for u in m.units), 0.0) for m in cluster.machines])
         self.band = np.array([m.bytes_per_s for m in cluster.machines])
         pins = {n.origin.pin for n in graph.nodes()}
-        self.pins = [m for m, name in enumerate(cluster.names) if name in pins][:MOST_PINS]  # what is there may want company
+        self.pins = [m for m, name in enumerate(cluster.names) if name in pins][
+            :MOST_PINS
+        ]  # what is there may want company
         self.roomiest = max(range(self.machines), key=lambda m: (cluster.machines[m].memory_bytes, -m))
         self.wires = Wires.of(cluster)
         self.holding = spread.holding
