@@ -6,9 +6,10 @@ cost while everything else stayed as it is. `explain` puts them beside where the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,7 +24,9 @@ from rainshed.ops.ir import Node
 
 MOST_VALUES = 150  # of a plan whose candidates are kept: the heaviest, and as many variables
 MOST_CANDIDATES = 6  # of a value, the cheapest
-BIG_SHARE = 0.01  # of all bytes: transfers from there up are listed unless the user says otherwise
+BIG_SHARE = 0.01  # of all bytes: what moves as much is listed by itself unless the user says otherwise
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +126,10 @@ def _layout_text(search: Search, node: Node, one: Option, names: tuple[str, ...]
 def explain(plan: Plan, name: str = "", *, threshold: int | None = None) -> Explanation:
     """What decided about a value ("dense/matmul"), a variable ("dense/w") or a layer ("dense"), and what crosses because of it.
 
-    threshold  bytes from which on a transfer is listed by itself; None: a hundredth of all bytes of the plan
+    threshold  the transfers of a value for one reason are listed if they move as many bytes together; None: a hundredth of
+               all bytes of the plan
     Raises     UsageError if the plan has nothing of this name
     """
-    least = int(plan.prediction.bytes * BIG_SHARE) if threshold is None else threshold
     values = _pieces(plan, name)
     if name and not values:
         known = sorted({x for p in plan.programs for x in (*(v.of for v in p.values), *_scopes(p)) if x})
@@ -134,7 +137,11 @@ def explain(plan: Plan, name: str = "", *, threshold: int | None = None) -> Expl
         raise UsageError(f"the plan has no value, variable or layer {name!r}", known=", ".join(near[:20]))
     readers = _readers(plan)
     mine = [t for t in plan.transfers if not name or _about(t, name, values)]
-    big = sorted((t for t in mine if t.nbytes >= least), key=lambda t: (-t.nbytes, t.key))
+    moved: dict[tuple[str, str], int] = {}
+    for t in mine:
+        moved[_flow(t)] = moved.get(_flow(t), 0) + t.nbytes
+    listed, least = worth_listing(moved, plan.prediction.bytes, threshold)
+    big = sorted((t for t in mine if _flow(t) in listed), key=lambda t: (-t.nbytes, t.key))
     return Explanation(
         name=name,
         values=values if name else {},
@@ -146,6 +153,25 @@ def explain(plan: Plan, name: str = "", *, threshold: int | None = None) -> Expl
         threshold=least,
         notes=plan.notes,
     )
+
+
+def worth_listing(nbytes: Mapping[Key, int], total: int, threshold: int | None = None) -> tuple[set[Key], int]:
+    """Which of some flows (a value, the reason why it moves) move enough bytes to be listed, and how many that are at least.
+
+    total  bytes of the whole plan, of which BIG_SHARE is enough where no threshold is given
+    """
+    least = int(BIG_SHARE * total) if threshold is None else threshold
+    return {key for key, n in nbytes.items() if n >= least}, least
+
+
+def over_steps(of: str) -> str:
+    """A value's name with the numbers of inner scopes left out: what the steps of an unrolled layer have in common."""
+    outer, slash, inner = of.partition("/")
+    return outer + slash + re.sub(r"\d+(?=/)", "*", inner)
+
+
+def _flow(transfer: Transfer) -> tuple[str, str]:
+    return over_steps(transfer.of.partition("[")[0]), transfer.reason
 
 
 def _scopes(program: Program) -> Iterable[str]:

@@ -6,7 +6,7 @@ are all linked to each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from msgspec import structs
@@ -53,7 +53,7 @@ def parts_of(cluster: Cluster, graph: Graph) -> list[Cluster]:
 def unlinked(cluster: Cluster) -> dict[str, str]:
     """The pairs of machines without a link: a detail of an error."""
     pairs = [f"{a} - {b}" for a, b in _missing(cluster, cluster.names)]
-    return {"no_link": ", ".join([*pairs[:8], *(["..."] if len(pairs) > 8 else [])])}
+    return {"no_link": _some(pairs, 8)}
 
 
 def _missing(cluster: Cluster, names: Iterable[str]) -> Iterable[tuple[str, str]]:
@@ -81,5 +81,19 @@ def widened(plan: Plan, cluster: Cluster) -> Plan:
         programs=tuple(programs.get(name) or Program(name, (), ()) for name in cluster.names),
         cluster=cluster.to_data(),
         prediction=structs.replace(plan.prediction, machines=machines),
-        notes={**plan.notes, "machines used": f"{', '.join(plan.machines)}: others have no link to all of them"},
+        notes={**plan.notes, "machines used": ", ".join(plan.machines), "machines not used": _left_out(plan, cluster)},
     )
+
+
+def _left_out(plan: Plan, cluster: Cluster) -> str:
+    """Which machines have nothing to do, and what each would need."""
+    found = [
+        f"{name} (no link to {_some([other for other in plan.machines if not cluster.linked(name, other)], 3)})"
+        for name in cluster.names
+        if name not in plan.machines
+    ]
+    return f"{_some(found, 8)}: values go straight to their readers, so that all machines of a plan have to be linked"
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])

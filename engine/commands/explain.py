@@ -33,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", default="", metavar="NAME", help="a layer, value or variable (the whole plan)"
     )
     parser.add_argument(
-        "--threshold", type=int, metavar="BYTES", help="list transfers from here up (a hundredth of the plan's bytes)"
+        "--threshold", type=int, metavar="BYTES", help="list values that move so much (a hundredth of the plan)"
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 
@@ -59,7 +59,7 @@ def lines(e: Explanation) -> Iterable[str]:
         yield "How the plan was found"
         yield from (f"  {key}: {text}" for key, text in e.notes.items())
         yield ""
-    yield f"What crosses, from {bytes_text(e.threshold)} up"
+    yield f"What crosses, of values that move {bytes_text(e.threshold)} and more"
     for c in e.crossings:
         read = f", read by {c.reader}" if c.reader else ""
         yield f"  {bytes_text(c.nbytes):>9}  {c.source} to {c.to}  {c.of}: {c.reason}{read}"

@@ -5,12 +5,12 @@ All views (page, terminal, notebook) draw from this one summary, so that they sh
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from rainshed.compiler.explain import over_steps
 from rainshed.compiler.plan import Plan, Run, Transfer, Variable
 from rainshed.engine.view.naming import Names, Place, op_names, type_text
 from rainshed.engine.view.spread import Spread, balance_of, speeds_of, spreads
@@ -206,19 +206,13 @@ def _flows(plan: Plan, trail: Trail, name: Names) -> list[Flow]:
         found.setdefault(key, []).append(t)
     alike: dict[_FlowKey, list[_FlowKey]] = {}
     for key in found:
-        alike.setdefault(key._replace(of=_starred(key.of)), []).append(key)
+        alike.setdefault(key._replace(of=over_steps(key.of)), []).append(key)
     flows = []
     for starred, keys in alike.items():
         group = [t for key in keys for t in found[key]]
         key = starred if len(keys) > 1 else keys[0]
         flows.append(Flow(*key, sum(t.nbytes for t in group), len(group), max(group, key=lambda t: t.nbytes)))
     return flows
-
-
-def _starred(of: str) -> str:
-    """The name with the numbers of inner scopes left out: what the steps of an unrolled layer have in common."""
-    outer, slash, inner = of.partition("/")
-    return outer + slash + re.sub(r"\d+(?=/)", "*", inner)
 
 
 def _edges(plan: Plan, trail: Trail, name: Names, flows: Iterable[Flow]) -> tuple[Edge, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rainshed.compiler.explain import BIG_SHARE
+from rainshed.compiler.explain import BIG_SHARE, worth_listing
 from rainshed.engine.view.markup import Markup, el, join
 from rainshed.engine.view.model import Flow, Measured, PlanView, busy_of
 from rainshed.engine.view.strips import MANY
@@ -186,11 +186,11 @@ def reasons(view: PlanView) -> Markup:
 
 
 def transfers(flows: Sequence[Flow]) -> Markup:
-    """What crosses, the transfers of one value for one reason in one row. All rows from a share of BIG_SHARE up are shown;
-    the others can be unfolded."""
+    """What crosses, the transfers of one value for one reason in one row. All rows that are worth it are shown; the others can
+    be unfolded."""
     total = sum(f.nbytes for f in flows)
-    least = BIG_SHARE * total
-    big, small = [f for f in flows if f.nbytes >= least], [f for f in flows if f.nbytes < least]
+    listed, least = worth_listing({i: f.nbytes for i, f in enumerate(flows)}, total)
+    big, small = ([f for i, f in enumerate(flows) if (i in listed) == shown] for shown in (True, False))
     held = percent_text(sum(f.nbytes for f in big) / total) if total else "nothing"
     told = (
         f"All rows of {bytes_text(least)} and more, {percent_text(BIG_SHARE)} of the bytes of a step: {held} of them."

@@ -3,11 +3,12 @@
 import pytest
 
 import rainshed as rs
-from rainshed.compiler.explain import explain
+from rainshed.compiler.explain import explain, over_steps
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
 from rainshed.ops.errors import UsageError
+from rainshed.ops.ir import Graph
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,19 @@ def test_the_threshold_hides_nothing_silently(plan: Plan) -> None:
     found = explain(plan, threshold=1 << 40)
     assert not found.crossings
     assert (found.small, found.small_nbytes) == (len(plan.transfers), plan.prediction.bytes)
+
+
+def test_what_moves_much_in_small_parts_is_listed() -> None:
+    """The states of a recurrent layer: none is a hundredth of the plan, all together are most of it."""
+    x = rs.input("x", (8, 120, 16))
+    h = rs.layers.lstm(x, 16, layers=2, return_sequences=True)
+    machines = tuple(Machine(name=f"m{i}", flops=1e9) for i in range(2))
+    pins = {"lstm/0": "m0", "lstm/1": "m1"}
+    plan = compile(Graph({"y": h}), Cluster(machines=machines), strategy="one", place=pins)
+    found = explain(plan)
+    assert len(plan.transfers) >= 120 and all(t.nbytes < found.threshold for t in plan.transfers)
+    assert len(found.crossings) >= 120 and found.small_nbytes < found.threshold
+    assert {over_steps("lstm/0/t7/multiply.3"), over_steps("lstm/0/t8/multiply.3")} == {"lstm/*/t*/multiply.3"}
 
 
 def test_what_goes_to_all_is_said(plan: Plan) -> None:

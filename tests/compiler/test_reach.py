@@ -9,6 +9,7 @@ import pytest
 
 import rainshed as rs
 from rainshed.compiler.cluster_file import cluster_toml
+from rainshed.compiler.explain import explain
 from rainshed.compiler.load import plan_from_json
 from rainshed.compiler.machines import NO_LINK, Cluster, Link, Machine
 from rainshed.compiler.pipeline import compile, show
@@ -50,10 +51,34 @@ def test_a_plan_uses_one_network_and_tells_so() -> None:
     plan = compile(net(), apart(4, (0, 1), (2, 3), m2=4e8), strategy="even")
     assert working(plan) == {"m2", "m3"} and plan.transfers
     assert plan.machines == ("m0", "m1", "m2", "m3") == tuple(plan.prediction.machines)
-    assert plan.notes["machines used"] == "m2, m3: others have no link to all of them"
+    assert plan.notes["machines used"] == "m2, m3"
+    assert plan.notes["machines not used"].startswith(
+        "m0 (no link to m2, m3), m1 (no link to m2, m3): values go straight"
+    )
     assert cluster_of(plan) == apart(4, (0, 1), (2, 3), m2=4e8)
     assert plan_from_json(to_json(plan), CATALOGUE) == plan
     assert {n.device.machine for n in show(net(), apart(2), "place").nodes() if n.device} == {"m0"}
+
+
+@pytest.mark.parametrize(
+    ("links", "used", "left"),
+    [
+        (((0, 1), (0, 2), (0, 3)), "m0, m1", "m2 (no link to m1), m3 (no link to m1): "),
+        (((0, 1), (1, 2), (2, 3)), "m0, m1", "m2 (no link to m0), m3 (no link to m0, m1): "),
+        (((0, 1), (1, 2), (0, 2), (2, 3)), "m0, m1, m2", "m3 (no link to m0, m1): "),
+    ],
+)
+def test_of_a_star_and_of_a_chain_those_that_are_all_linked_are_used(
+    links: tuple[tuple[int, int], ...], used: str, left: str
+) -> None:
+    """The notes, which `rainshed compile`, `explain` and the page print, name the others and the links that they would need."""
+    plan = compile(net(), apart(4, *links), strategy="even")
+    assert working(plan) == set(used.split(", "))
+    notes = explain(plan).notes
+    assert notes["machines used"] == used
+    assert notes["machines not used"] == left + (
+        "values go straight to their readers, so that all machines of a plan have to be linked"
+    )
 
 
 def test_links_that_are_named_one_by_one_may_be_all() -> None:
