@@ -295,7 +295,8 @@ class Search:
     def settle(self) -> bool:
         """The cheapest choice for all nodes at once, no worse than the present one. Whether there can be no cheaper one.
 
-        Nodes of one layer that are of one kind and do the same (the time steps of a recurrent layer) choose alike.
+        Nodes of one layer that are of one kind and do the same (the time steps of a recurrent layer) choose alike; an
+        optimizer's slots as their variable.
         """
         of = self.alike()
         alike = range(max(of.values(), default=-1) + 1)
@@ -325,9 +326,13 @@ class Search:
         found: dict[object, int] = {}
         of: dict[Node, int] = {}
         repeated = self._repeated()
+        variables = self.graph.variables
         for node in self.nodes:
             key: object = node
-            if self.layer[node] in repeated:
+            own = variables.get(node.name.rpartition("/")[0]) if node.op.name == "variable" else None
+            if own is not None and own in self.facts and self.facts[own].kind is self.facts[node].kind:
+                key = own  # a slot
+            elif self.layer[node] in repeated:
                 key = (node.op.name, self.layer[node], self.facts[node].kind, node.origin.backward, node.name)
             of[node] = found.setdefault(key, len(found))
         return of

@@ -120,6 +120,21 @@ def test_slices_cover_the_same_tiles(grid: tuple[int, int, int]) -> None:
     assert sum(box_size(p.box) for p in pieces(node.access, found, (8, 4))) == 32
 
 
+@pytest.mark.parametrize("strategy", ["exact", "guided"])
+def test_slots_lie_where_their_variables_do(strategy: str) -> None:
+    """Their updates could as well be computed elsewhere, and the new values of the variables be sent."""
+    h = rs.input("x", (4096, 128))
+    for n in (128, 128, 10):
+        h = rs.layers.dense(h, n, activation=rs.tanh)
+    graph = rs.graph(loss=rs.mean(rs.square(h)), optimizer=rs.Adam(0.1))
+    graph, setting = shared(graph, cluster(4, 1.25e9, flops=5e9))
+    search = search_of(graph, replace(setting, strategy=strategy))
+    lies = {n.name: search.facts[n].kind.options[search.chosen[n]].layout for n in graph.variables.values()}
+    slots = {name: layout for name, layout in lies.items() if name.endswith(("/mean", "/power"))}
+    assert len(slots) == 12
+    assert slots == {name: lies[name.rpartition("/")[0]] for name in slots}
+
+
 @pytest.mark.parametrize("machines", [3, 4])
 def test_guided_moves_never_make_the_estimate_longer(machines: int) -> None:
     graph, setting = shared(chain(64, 300, 200, 400), cluster(machines))
