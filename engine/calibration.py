@@ -99,9 +99,9 @@ def _kernels(job: Job, hosts: Sequence[Host], seconds: float, plan: Plan) -> dic
     found = {}
     for host in hosts:
         own = alone[host.identity]
-        at_once = count[host.identity] * threads[host.identity]
+        at_once = min(count[host.identity] * threads[host.identity], host.cores)
         cores = at_once * own.round_s / statistics.fmean(crowded[host.identity])
-        found[host.identity] = Measured(plan, own, min(max(cores, LEAST_CORES), float(min(at_once, host.cores))))
+        found[host.identity] = Measured(plan, own, min(max(cores, LEAST_CORES), float(at_once)))
     return found
 
 

@@ -1,4 +1,8 @@
-"""What this computer can do: seconds of each kernel of a program, of the dispatcher around them, and of copying memory."""
+"""What this computer can do: seconds of each kernel of a program, of the dispatcher around them, and of copying memory.
+
+All are seconds of the measuring thread's own processor time: what others run on the computer meanwhile does not count, but for
+the caches and the memory bandwidth that they take.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -38,10 +42,10 @@ class Host(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Kernels(Struct, frozen=True, forbid_unknown_fields=True):
-    """What one thread took.
+    """What one thread took of a core.
 
-    seconds           of each instruction of the program, in order, medians; 0 for those that are no kernels
-    round_s           of all of them, the mean: it holds what others took of the processor
+    seconds           of each instruction of the program, in order, the mean of the middle half of its calls; 0 for no kernels
+    round_s           of all of them together
     dispatch_s        what the runtime adds to each instruction
     copy_bytes_per_s  of memory: bytes read and bytes written
     """
@@ -81,7 +85,7 @@ def measure_kernels(program: Program, ops: Mapping[str, Op], budget_s: float) ->
 
 
 def round_seconds(program: Program, ops: Mapping[str, Op], budget_s: float, threads: int) -> float:
-    """The mean time of a round of a program's kernels when so many threads do it at once, each by itself, for `budget_s`."""
+    """Seconds of a core for a round of a program's kernels when so many threads do it at once, each by itself, for `budget_s`."""
     loaded = [_loaded(program, ops) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         return statistics.fmean(pool.map(lambda one: _rounds(one.calls, budget_s)[1], loaded))
@@ -95,24 +99,35 @@ def _loaded(program: Program, ops: Mapping[str, Op]) -> Loaded:
 
 
 def _rounds(calls: list[Call | None], budget_s: float) -> tuple[list[float], float]:
-    """The median time of each call, and the mean of a round; the first round only warms up."""
+    """The time of each call, and of a round; the first round only warms up."""
     seen: list[list[float]] = [[] for _ in calls]
-    now, rounds = time.perf_counter, 0
+    now, used, rounds = time.perf_counter, time.thread_time, 0
+    clock_s = _clock_seconds()
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
-        began = now()
-        end = began + budget_s
+        end = now() + budget_s
         while rounds <= MIN_ROUNDS or (now() < end and rounds <= MAX_ROUNDS):
             for i, call in enumerate(calls):
                 if call is not None:
-                    started = now()
+                    started = used()
                     call()
                     if rounds:
-                        seen[i].append(now() - started)
-            if not rounds:
-                began = now()
+                        seen[i].append(used() - started - clock_s)
             rounds += 1
-        round_s = (now() - began) / (rounds - 1)
-    return [statistics.median(times) if times else 0.0 for times in seen], round_s
+    times = [max(0.0, midmean(x)) if x else 0.0 for x in seen]
+    return times, sum(times)
+
+
+def _clock_seconds() -> float:
+    """What reading the clock adds to what is measured: it is a call of the operating system."""
+    used = time.thread_time
+    return statistics.median(-(used() - used()) for _ in range(1000))
+
+
+def midmean(values: Sequence[float]) -> float:
+    """The mean of the middle half: one that was disturbed does not change it, and yet it is between modes where there are two."""
+    ordered = sorted(values)
+    cut = len(ordered) // 4
+    return statistics.fmean(ordered[cut : len(ordered) - cut])
 
 
 def dispatch_rate(ops: Mapping[str, Op]) -> float:
@@ -124,10 +139,10 @@ def dispatch_rate(ops: Mapping[str, Op]) -> float:
     with Executor(program, ops=ops, options=Options(threads=1)) as executor:
         end = time.perf_counter() + 0.2
         while len(times) <= MIN_ROUNDS or (time.perf_counter() < end and len(times) <= MAX_ROUNDS):
-            started = time.perf_counter()
+            started = time.thread_time()
             executor.run(len(times), x, copy=False)
-            times.append(time.perf_counter() - started)
-    return max(0.0, statistics.median(times[1:]) - alone) / CHAIN
+            times.append(time.thread_time() - started)
+    return max(0.0, midmean(times[1:]) - alone) / CHAIN
 
 
 def _chain() -> Program:
@@ -164,7 +179,7 @@ def copy_rate() -> float:
     source, target = np.ones(COPY_NBYTES, np.uint8), np.empty(COPY_NBYTES, np.uint8)
     times = []
     for _ in range(7):
-        started = time.perf_counter()
+        started = time.thread_time()
         np.copyto(target, source)
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     return 2 * COPY_NBYTES / statistics.median(times[1:])
