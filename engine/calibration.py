@@ -17,6 +17,7 @@ import numpy as np
 from rainshed.compiler.machines import FLOPS_PER_CORE, MESSAGE_BYTES_PER_S, MESSAGE_S, Cluster, Link, Machine, Rate
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan, Run
+from rainshed.engine.calibration_messages import MessageTimes, measure_messages
 from rainshed.engine.calibration_sample import sample_graph
 from rainshed.ops import CATALOGUE
 from rainshed.ops.ir import Graph
@@ -57,13 +58,12 @@ def calibrate(job: Job, seconds: float = SECONDS, sample: Graph | None = None) -
     hosts = job.coordinator.ask(agents, "tell host", Nothing(), Host)
     kernels = _kernels(job, hosts, seconds, sample_plan(sample or sample_graph()))
     links = _links(job, seconds * (1 - ALONE - CROWDED))
-    among = [x for x in links.values() if x is not None]
+    messages = _messages(job, hosts, links)
     machines = []
     for i, name in enumerate(names):
         sharing = [j for j, host in enumerate(hosts) if host.identity == hosts[i].identity]
-        mine = [x for pair, x in links.items() if i in pair] or among
-        measured = kernels[hosts[i].identity]
-        machines.append(_machine(name, hosts[i], len(sharing), measured, mine))
+        identity = hosts[i].identity
+        machines.append(_machine(name, hosts[i], len(sharing), kernels[identity], messages[identity]))
     return _joined(machines, {(names[i], names[j]): x for (i, j), x in links.items()})
 
 
@@ -196,8 +196,21 @@ def _rounds(count: int) -> list[list[tuple[int, int]]]:
     return rounds
 
 
+def _messages(job: Job, hosts: Sequence[Host], links: Mapping[tuple[int, int], LinkTimes]) -> dict[str, MessageTimes]:
+    """Host -> what messages take of its cores; each host together with the next."""
+    found = {host.identity: MessageTimes(MESSAGE_S, MESSAGE_BYTES_PER_S) for host in hosts}
+    first = list({host.identity: i for i, host in reversed(list(enumerate(hosts)))}.values())
+    if len(hosts) > 1:
+        pairs = zip(first, first[1:], strict=False) if len(first) > 1 else [(0, 1)]
+        for i, j in pairs:
+            link = links[min(i, j), max(i, j)]
+            times = measure_messages(job, (job.agents[i], job.agents[j]), min(link.out_bytes_per_s, link.in_bytes_per_s))
+            found[hosts[i].identity] = found[hosts[j].identity] = times
+    return found
+
+
 # -- together ---------------------------------------------------------------------------------------------------------
-def _machine(name: str, host: Host, sharing: int, measured: Measured, links: Sequence[LinkTimes]) -> Machine:
+def _machine(name: str, host: Host, sharing: int, measured: Measured, messages: MessageTimes) -> Machine:
     """One of `sharing` machines on a host: it has its share of the cores, and all it does takes as much longer."""
     cores = measured.cores / sharing
     slower = 1.0 / min(1.0, cores)
@@ -220,8 +233,8 @@ def _machine(name: str, host: Host, sharing: int, measured: Measured, links: Seq
         overhead_s=statistics.median(r.overhead_s for r in rates),
         host=host.identity if sharing > 1 else "",
         rates=rates,
-        message_s=statistics.median([x.message_s for x in links] or [MESSAGE_S]),
-        message_bytes_per_s=statistics.median([x.core_bytes_per_s for x in links] or [MESSAGE_BYTES_PER_S]),
+        message_s=messages.message_s,
+        message_bytes_per_s=messages.bytes_per_s,
     )
 
 
@@ -241,5 +254,5 @@ def _joined(machines: Sequence[Machine], links: Mapping[tuple[str, str], LinkTim
 
 
 def _link(x: LinkTimes) -> Link:
-    """What is left of a small frame's way when the work of both ends is taken off; the slower of both directions."""
-    return Link(min(x.out_bytes_per_s, x.in_bytes_per_s), max(0.0, x.one_way_s - 2 * x.message_s))
+    """The slower of both directions."""
+    return Link(min(x.out_bytes_per_s, x.in_bytes_per_s), x.latency_s)

@@ -233,23 +233,25 @@ class Deployment:
 
     def time_step(self, step: int) -> float:
         """Seconds of one more step, on what was fed last: from the moment at which all machines begin to the last one's end."""
+        moments = self.moments(step)
+        return (max(m.end_ns for m in moments) - min(m.start_ns for m in moments)) / 1e9
+
+    def moments(self, step: int) -> list[Moments]:
+        """One more step, on what was fed last, which all machines begin at once; of each, on the clock of this process."""
         coordinator = self.job.coordinator
+        offsets_ns = [self._offset_ns(agent) for agent in self.agents]
         start_ns = time.perf_counter_ns() + int(LEAD_S * 1e9)
         answers = [
             coordinator.order(
-                agent,
-                "time step",
-                TimeStep(step, start_ns - self._offset_ns(agent)),
-                timeout_s=2 * self.job.timeouts.step_s,
+                agent, "time step", TimeStep(step, start_ns - offset_ns), timeout_s=2 * self.job.timeouts.step_s
             )
-            for agent in self.agents
+            for agent, offset_ns in zip(self.agents, offsets_ns, strict=True)
         ]
-        moments = [
-            (m.start_ns + self._offset_ns(agent), m.end_ns + self._offset_ns(agent))
-            for agent, answer in zip(self.agents, answers, strict=True)
-            for m in [answer.get(Moments)[0]]
+        told = [answer.get(Moments)[0] for answer in answers]
+        return [
+            Moments(m.start_ns + offset_ns, m.end_ns + offset_ns, m.core_s)
+            for m, offset_ns in zip(told, offsets_ns, strict=True)
         ]
-        return (max(end for _, end in moments) - min(start for start, _ in moments)) / 1e9
 
     def _offset_ns(self, agent: AgentHandle) -> int:
         """What to add to an agent's clock to get the one of this process; asked once."""

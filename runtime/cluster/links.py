@@ -24,24 +24,19 @@ from rainshed.runtime.transport import Channel
 MAX_NBYTES: Final = 1 << 24  # of one frame
 SMALL_NBYTES: Final = 64
 FIRST_NBYTES: Final = 1 << 16
-FLOOD: Final = 200  # small frames in a row
 LAST: Final = 4  # amounts that tell the bandwidth
 
 
 class LinkTimes(Struct, frozen=True, forbid_unknown_fields=True):
     """Medians.
 
-    one_way_s          half of a round trip of a small frame
-    out_bytes_per_s    of large frames from the asking end, in_bytes_per_s to it
-    message_s          seconds of a core for one more small frame, mean of both ends
-    core_bytes_per_s   payload bytes that one core can send or take in a second of its own time
+    latency_s         half of a round trip of a small frame, less what both ends take of their cores for it
+    out_bytes_per_s   of large frames from the asking end, in_bytes_per_s to it
     """
 
-    one_way_s: float
+    latency_s: float
     out_bytes_per_s: float
     in_bytes_per_s: float
-    message_s: float
-    core_bytes_per_s: float
 
 
 class _End:
@@ -133,18 +128,17 @@ class Asker(_End):
 
 
 def measure_link(asker: Asker, channel: Channel, budget_s: float) -> LinkTimes:
-    """Latency, bandwidth both ways, and what a message takes of a core, in about `budget_s`."""
+    """Latency, and bandwidth both ways, in about `budget_s`."""
     asker.exchange(channel, 10, SMALL_NBYTES, SMALL_NBYTES)
     trips: list[float] = []
-    end = time.perf_counter() + 0.2 * budget_s
+    end, used_s = time.perf_counter() + 0.2 * budget_s, time.process_time()
     while len(trips) < 5 or (time.perf_counter() < end and len(trips) < 500):
         trips.append(asker.exchange(channel, 1, SMALL_NBYTES, SMALL_NBYTES))
-    used = time.process_time()
-    asker.exchange(channel, FLOOD, SMALL_NBYTES, SMALL_NBYTES)
-    message_s = (time.process_time() - used) / FLOOD / 2  # each question is one frame out and one frame in
-    out_rate, out_core = _bandwidth(lambda n: asker.exchange(channel, *_frames(n), 0), 0.4 * budget_s)
-    in_rate, in_core = _bandwidth(lambda n: _fetch(asker, channel, n), 0.4 * budget_s)
-    return LinkTimes(statistics.median(trips) / 2, out_rate, in_rate, message_s, (out_core + in_core) / 2)
+    core_s = (time.process_time() - used_s) / len(trips)  # of this end in a round trip: as much as of both on one way
+    latency_s = max(0.0, statistics.median(trips) / 2 - core_s)
+    out_rate = _bandwidth(lambda n: asker.exchange(channel, *_frames(n), 0), 0.4 * budget_s)
+    in_rate = _bandwidth(lambda n: _fetch(asker, channel, n), 0.4 * budget_s)
+    return LinkTimes(latency_s, out_rate, in_rate)
 
 
 def _frames(nbytes: int) -> tuple[int, int]:
@@ -157,21 +151,20 @@ def _fetch(asker: Asker, channel: Channel, nbytes: int) -> float:
     return asker.exchange(channel, frames, 0, size)
 
 
-def _bandwidth(carry: Callable[[int], float], budget_s: float) -> tuple[float, float]:
-    """Bytes per second on the way, and per second of a core of this end.
+def _bandwidth(carry: Callable[[int], float], budget_s: float) -> float:
+    """Bytes per second on the way.
 
     Amounts are doubled while time allows; the rate is the median of those between every two of the last few, which is free of
     latency, and which one transfer that was disturbed does not change (Theil 1950).
     """
     nbytes, seen, spent = FIRST_NBYTES, [], 0.0
     while True:
-        used = time.process_time()
         seconds = carry(nbytes)
-        seen.append((nbytes, seconds, time.process_time() - used))
+        seen.append((nbytes, seconds))
         spent += seconds
         if (spent + 2.5 * seconds > budget_s and len(seen) > 2) or nbytes >= 1 << 28:
             break
         nbytes *= 2
-    last, seconds, core_s = seen[-1]
-    rates = [(n1 - n0) / (s1 - s0) for (n0, s0, _), (n1, s1, _) in combinations(seen[-LAST:], 2) if s1 > s0]
-    return (statistics.median(rates) if rates else last / seconds), last / max(core_s, 1e-9)
+    last, seconds = seen[-1]
+    rates = [(n1 - n0) / (s1 - s0) for (n0, s0), (n1, s1) in combinations(seen[-LAST:], 2) if s1 > s0]
+    return statistics.median(rates) if rates else last / seconds

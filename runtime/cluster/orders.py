@@ -66,10 +66,11 @@ class TimeStep(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Moments(Struct, frozen=True, forbid_unknown_fields=True):
-    """When a step began and ended at a machine, on its own clock."""
+    """When a step began and ended at a machine, on its own clock, and what its process took of its cores meanwhile."""
 
     start_ns: int
     end_ns: int
+    core_s: float
 
 
 class Told(Struct, frozen=True, forbid_unknown_fields=True):

@@ -215,9 +215,9 @@ def time_step(agent: Agent, payload: memoryview) -> Answer:
     left_s = (body.start_ns - time.perf_counter_ns()) / 1e9
     if left_s > 0:
         agent.stopping.wait(min(left_s, agent.timeouts.rpc_s))
-    start_ns = time.perf_counter_ns()
+    start_ns, used_s = time.perf_counter_ns(), time.process_time()
     machine.executor.run(body.step, machine.feeds(), copy=False)
-    return Moments(start_ns, time.perf_counter_ns()), ()
+    return Moments(start_ns, time.perf_counter_ns(), time.process_time() - used_s), ()
 
 
 def tell(agent: Agent, payload: memoryview) -> Answer:

@@ -33,9 +33,8 @@ def ends(request, no_threads_left):
 def test_a_link_has_a_latency_and_a_rate_each_way(ends):
     asker, channel, _ = ends
     found = measure_link(asker, channel, 0.2)
-    assert 0 < found.one_way_s < 1
+    assert 0 <= found.latency_s < 1
     assert min(found.out_bytes_per_s, found.in_bytes_per_s) > 1e6
-    assert found.message_s > 0 and found.core_bytes_per_s > 1e6
 
 
 def test_every_frame_is_answered(ends):
