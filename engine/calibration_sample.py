@@ -13,12 +13,12 @@ from rainshed.ops.softmax_cross_entropy import softmax_cross_entropy
 from rainshed.ops.source import input
 
 # batch and size of each piece: from where the call is all to where it is nothing
-DENSE = ((4, 16), (32, 128), (128, 512), (64, 1024))
-IMAGES = ((2, 8, 4), (8, 16, 8), (16, 24, 16), (8, 12, 48))
-LOCAL = ((4, 6, 2), (16, 8, 8), (32, 16, 8), (32, 8, 16))
+DENSE = ((4, 16), (32, 128), (128, 512), (64, 1024), (256, 1024))
+IMAGES = ((2, 8, 4), (8, 16, 8), (16, 24, 16), (8, 12, 48), (64, 28, 16))
+LOCAL = ((4, 6, 2), (16, 8, 8), (32, 16, 8), (32, 8, 16), (64, 20, 12))
 
 
-def sample_graph(sizes: int = 4) -> Graph:
+def sample_graph(sizes: int = 5) -> Graph:
     """One step of training of several small networks at once; of each kind, so many sizes."""
     losses = [_dense(f"dense{i}", *size) for i, size in enumerate(DENSE[:sizes])]
     losses += [_images(f"images{i}", *size) for i, size in enumerate(IMAGES[:sizes])]
