@@ -88,6 +88,7 @@ class Executor:
         self.failed_at = ""  # the machine where the error arose
         self._finished_by = dict.fromkeys(self._runaways, -1)
         self._started_ns: dict[tuple[int, int], int] = {}  # arrivals that are traced
+        self._landings: dict[tuple[int, Where], memoryview] = {}  # where payloads have gone, by transfer
         limit = self._options.blas_threads
         self._blas = None if limit is None else threadpool_limits(limit, "blas")
         self._helpers = [
@@ -364,26 +365,30 @@ class Executor:
             if self._closed:
                 raise ProtocolError(f"{self.machine} is closed")
             where = self._rendezvous.place(source, message.step, message.key, nbytes)
-            value = self._loaded.arrivals[message.key][1]
             if self._recorder is not None:
                 self._started_ns[message.step & 1, message.key] = _now_ns()
-            final = where is Where.FINAL
-            loaded = self._loaded
-            array = loaded.arrays[value] if final else loaded.buffers.spare(message.key, value, where)
-        return array_buffer(array)
+            landing = self._landings.get((message.key, where))
+            if landing is None:
+                landing = self._landings[message.key, where] = self._landing(message.key, where)
+        return landing
+
+    def _landing(self, key: int, where: Where) -> memoryview:
+        value, loaded = self._loaded.arrivals[key][1], self._loaded
+        final = where is Where.FINAL
+        return array_buffer(loaded.arrays[value] if final else loaded.buffers.spare(key, value, where))
 
     def arrived(self, source: str, message: Value) -> None:
         """All of the payload is there."""
-        with self._lock:
-            then = self._rendezvous.arrived(message.step, message.key)
+        key, step = message.key, message.step
         if self._recorder is not None:
-            start_ns = self._started_ns.pop((message.step & 1, message.key))
-            self._recorder.add(RECV, message.key, start_ns, _now_ns(), message.step)
-        if then is Then.WAIT:
-            return
+            self._recorder.add(RECV, key, self._started_ns.pop((step & 1, key)), _now_ns(), step)
+        with self._lock:
+            then = self._rendezvous.arrived(step, key)
+            if then is Then.DONE:
+                self._go_on(self._loaded.arrivals[key][0])
         if then is Then.COPY:
-            self._copy_spare(message.key, message.step)
-        self._complete(self._loaded.arrivals[message.key][0])
+            self._copy_spare(key, step)
+            self._complete(self._loaded.arrivals[key][0])
 
     def _copy_spare(self, key: int, step: int) -> None:
         value = self._loaded.arrivals[key][1]
@@ -392,16 +397,20 @@ class Executor:
     def _complete(self, i: int) -> None:
         """A transfer is done, on a thread that is not the pool's."""
         with self._lock:
-            if self._error is not None:
-                return
-            ranks = self._dispatcher.ranks
-            for j in self._dispatcher.done(i):
-                heappush(self._ready, ranks[j])
-            if self._idle:
-                if self._dispatcher.remaining:
-                    self._wake.notify(len(self._ready))
-                else:
-                    self._wake.notify_all()
+            self._go_on(i)
+
+    def _go_on(self, i: int) -> None:
+        """The same, under the lock."""
+        if self._error is not None:
+            return
+        ranks = self._dispatcher.ranks
+        for j in self._dispatcher.done(i):
+            heappush(self._ready, ranks[j])
+        if self._idle:
+            if self._dispatcher.remaining:
+                self._wake.notify(len(self._ready))
+            else:
+                self._wake.notify_all()
 
     def peer_finished(self, source: str, step: int) -> None:
         with self._lock:

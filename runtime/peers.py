@@ -74,6 +74,7 @@ class Peers:
         self._receiver: Receiver | None = None
         self._changed = threading.Condition()
         self._channels: dict[str, Channel] = {}
+        self._names: dict[Channel, str] = {}  # the machine at the other end
         self._outboxes: dict[str, Outbox] = {}
         self._error: RainshedError | None = None
         self._samples: list[ClockSample] = []
@@ -175,24 +176,25 @@ class Peers:
         with self._changed:
             if name in self._channels:
                 raise ProtocolError(f"{self.machine} is connected to {channel.peer} already")
-            self._channels[name] = channel
+            self._channels[name], self._names[channel] = channel, name
             self._outboxes[name] = Outbox(f"{self.machine} to {name}", channel, self._timeouts)
             self._changed.notify_all()
 
     def buffer(self, channel: Channel, message: Message, nbytes: int) -> memoryview:
         if isinstance(message, Value):
-            return self._to().place(self._machine_of(channel), message, nbytes)
+            return self._to().place(self._names[channel], message, nbytes)
         if nbytes:
             raise ProtocolError(f"{type(message).__name__} with a payload of {nbytes} bytes")
         return memoryview(b"")
 
     def received(self, channel: Channel, message: Message, payload: memoryview) -> None:
-        name = self._machine_of(channel)
+        name = self._names[channel]
+        if type(message) is Value:  # nearly all are
+            messages, nbytes = self._arrived.get(message.key, (0, 0))
+            self._arrived[message.key] = messages + 1, nbytes + len(payload)
+            self._to().arrived(name, message)
+            return
         match message:
-            case Value(key=key):
-                messages, nbytes = self._arrived.get(key, (0, 0))
-                self._arrived[key] = messages + 1, nbytes + len(payload)
-                self._to().arrived(name, message)
             case Finished(step=step):
                 self._to().peer_finished(name, step)
             case Failed(code=code, text=text, who=who):

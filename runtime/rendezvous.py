@@ -21,6 +21,9 @@ class Where(IntEnum):
     ODD = 1
 
 
+SPARES = (Where.EVEN, Where.ODD)  # by parity of the step
+
+
 class Then(Enum):
     """What is to be done after an event."""
 
@@ -50,22 +53,29 @@ class Rendezvous:
 
         Raises  ProtocolError for what was not planned, and for what has come before
         """
-        what = f"transfer {key} of step {step} from {source}"
+        begun = self._begun[step & 1]
+        if (
+            self._expected.get(key) != (source, nbytes)
+            or not self.step <= step <= self.step + 1
+            or key in begun
+        ):
+            raise ProtocolError(f"transfer {key} of step {step} from {source}: {self._why_not(source, step, key, nbytes)}")
+        begun[key] = where = Where.FINAL if step == self.step and key in self._posted else SPARES[step & 1]
+        return where
+
+    def _why_not(self, source: str, step: int, key: int, nbytes: int) -> str:
+        """What is wrong with a value that may not come."""
         if key not in self._expected:
-            raise ProtocolError(f"{what}: {self._machine} expects no such transfer")
+            return f"{self._machine} expects no such transfer"
         planned_source, planned_nbytes = self._expected[key]
         if source != planned_source:
-            raise ProtocolError(f"{what}: {self._machine} expects it from {planned_source}")
+            return f"{self._machine} expects it from {planned_source}"
         if nbytes != planned_nbytes:
-            raise ProtocolError(f"{what}: has {nbytes} bytes, planned are {planned_nbytes}")
+            return f"has {nbytes} bytes, planned are {planned_nbytes}"
         if not self.step <= step <= self.step + 1:
             late = "over" if step < self.step else "too far ahead"
-            raise ProtocolError(f"{what}: {self._machine} is at step {self.step}, that step is {late}")
-        begun = self._begun[step & 1]
-        if key in begun:
-            raise ProtocolError(f"{what}: has come before")
-        begun[key] = Where.FINAL if step == self.step and key in self._posted else Where(step & 1)
-        return begun[key]
+            return f"{self._machine} is at step {self.step}, that step is {late}"
+        return "has come before"
 
     def arrived(self, step: int, key: int) -> Then:
         """All bytes of a value are there."""

@@ -139,7 +139,7 @@ class FramedChannel(ABC):
         views = [view for view in map(as_bytes, payload) if len(view)]
         nbytes = sum(map(len, views))
         deadline = Deadline.after(timeout_s)
-        if not self._send_lock.acquire(timeout=deadline.left()):
+        if not (self._send_lock.acquire(blocking=False) or self._send_lock.acquire(timeout=deadline.left())):
             raise self._give_up(self._stalled(message, nbytes, timeout_s, "other frames are before it"))
         try:
             if self._ending:
