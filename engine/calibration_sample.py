@@ -15,7 +15,7 @@ from rainshed.ops.source import input
 # batch and size of each piece: from where the call is all to where it is nothing
 DENSE = ((4, 16), (32, 128), (128, 512), (64, 1024), (256, 1024))
 IMAGES = ((2, 8, 4), (8, 16, 8), (16, 24, 16), (8, 12, 48), (64, 28, 16))
-LOCAL = ((4, 6, 2), (16, 8, 8), (32, 16, 8), (32, 8, 16), (64, 20, 12))
+LOCAL = ((4, 6, 2), (16, 8, 8), (32, 16, 8), (32, 8, 16), (64, 20, 16))
 
 
 def sample_graph(sizes: int = 5) -> Graph:
@@ -51,5 +51,5 @@ def _images(name: str, batch: int, side: int, channels: int) -> Node:
 def _local(name: str, batch: int, side: int, channels: int) -> Node:
     x = input(f"{name}_x", (batch, side, side, channels))
     h = local2d(x, channels, 3, padding="same", activation=relu, name=f"{name}_1")
-    h = local2d(h, channels // 2 + 1, 3, activation=relu, name=f"{name}_2")
+    h = local2d(h, channels, 3, activation=relu, name=f"{name}_2")
     return mean(flatten(h))
