@@ -87,10 +87,9 @@ def lstm(batch: int) -> Graph:
 NETS: Mapping[str, Callable[[int], Graph]] = {"perceptron": perceptron, "local": local, "images": images, "lstm": lstm}
 # Net, batch, strategy. Steps last long beside a slice of the processors' time (4 ms), and differ by more than they vary.
 PLANS = (
-    ("images", 64, "batch"), ("images", 128, "layers"),
-    ("perceptron", 256, "features"), ("perceptron", 512, "layers"), ("perceptron", 1024, "features"),
-    ("local", 64, "batch"), ("local", 128, "layers"),
-    ("lstm", 64, "layers"), ("lstm", 64, "pipeline"),
+    ("images", 64, "batch"), ("images", 128, "features"), ("images", 128, "layers"),
+    ("perceptron", 256, "features"), ("perceptron", 512, "layers"), ("perceptron", 512, "pipeline"),
+    ("perceptron", 1024, "features"), ("local", 64, "batch"), ("local", 128, "layers"), ("lstm", 64, "layers"),
 )  # fmt: skip
 
 
