@@ -255,19 +255,21 @@ def main() -> None:
         print(json.dumps({"clusters": found}))
         return
     for cluster in found:
-        link = cluster["cluster"]["link"]
-        machine = cluster["cluster"]["machine"][0]
-        print(f"{cluster['hosts']} hosts, {cluster['rate']}: measured {link['bytes_per_s'] / 1e6:.1f} MB/s, "
-              f"{link['latency_s'] * 1e6:.0f} us, {machine['cores']:.2f} cores a host, {machine['message_s'] * 1e6:.0f} us and "
-              f"{1e9 / machine['message_bytes_per_s']:.2f} ns/byte of a core at each end of a message; {cluster['within_15']} of {len(cluster['rows'])} plans within 15 %, "
-              f"{cluster['order']:.0%} of pairs in order")  # fmt: skip
-        for row in cluster["rows"]:
-            low, high = row["spread_s"]
-            print(f"  {row['net']:<11}{row['batch']:5d} {row['strategy']:<9}{row['bytes'] / 1e6:8.2f} MB {row['messages']:5d} messages  "
-                  f"predicted {row['predicted_s'] * 1e3:8.1f} ms  replayed {row['replayed_s'] * 1e3:8.1f}  "
-                  f"measured {row['measured_s'] * 1e3:8.1f} "
-                  f"({low * 1e3:.1f} to {high * 1e3:.1f})  ratio {row['ratio']:.2f}  "
-                  f"of cores {row['predicted_core_s'] * 1e3:8.1f} and {row['core_s'] * 1e3:8.1f} ms")  # fmt: skip
+        show(cluster)
+
+
+def show(found: Mapping[str, Any]) -> None:
+    link, machine = found["cluster"]["link"], found["cluster"]["machine"][0]
+    print(f"{found['hosts']} hosts, {found['rate']}: links {link['bytes_per_s'] / 1e6:.1f} MB/s, {link['latency_s'] * 1e6:.0f} us; "
+          f"a host has {machine['cores']:.2f} cores; of a core each end of a message takes {machine['message_s'] * 1e6:.0f} us "
+          f"and {1e9 / machine['message_bytes_per_s']:.2f} ns a byte")  # fmt: skip
+    print(f"{found['within_15']} of {len(found['rows'])} plans within 15 %, {found['order']:.0%} of pairs in order")
+    for row in found["rows"]:
+        low, high = row["spread_s"]
+        print(f"  {row['net']:<11}{row['batch']:5d} {row['strategy']:<9}{row['bytes'] / 1e6:8.2f} MB {row['messages']:4d} messages"
+              f"  predicted {row['predicted_s'] * 1e3:8.1f} ms  replayed {row['replayed_s'] * 1e3:8.1f}  "
+              f"measured {row['measured_s'] * 1e3:8.1f} ({low * 1e3:.1f} to {high * 1e3:.1f})  ratio {row['ratio']:.2f}  "
+              f"of cores {row['predicted_core_s'] * 1e3:8.1f} and {row['core_s'] * 1e3:8.1f} ms")  # fmt: skip
 
 
 if __name__ == "__main__":

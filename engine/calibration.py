@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Final
 
 import numpy as np
@@ -201,10 +201,12 @@ def _messages(job: Job, hosts: Sequence[Host], links: Mapping[tuple[int, int], L
     found = {host.identity: MessageTimes(MESSAGE_S, MESSAGE_BYTES_PER_S) for host in hosts}
     first = list({host.identity: i for i, host in reversed(list(enumerate(hosts)))}.values())
     if len(hosts) > 1:
-        pairs = zip(first, first[1:], strict=False) if len(first) > 1 else [(0, 1)]
+        pairs = pairwise(first) if len(first) > 1 else [(0, 1)]
         for i, j in pairs:
             link = links[min(i, j), max(i, j)]
-            times = measure_messages(job, (job.agents[i], job.agents[j]), min(link.out_bytes_per_s, link.in_bytes_per_s))
+            times = measure_messages(
+                job, (job.agents[i], job.agents[j]), min(link.out_bytes_per_s, link.in_bytes_per_s)
+            )
             found[hosts[i].identity] = found[hosts[j].identity] = times
     return found
 

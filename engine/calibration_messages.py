@@ -90,9 +90,7 @@ def exchange(nbytes: int, rounds: int) -> Plan:
         feeds=(Feed(name="x", value=0, box=box, whole=(nbytes // 4,)),),
         arena_nbytes=2 * nbytes,
     )
-    second = Program(
-        machine="m1", values=arena[:rounds], instructions=tuple(back), arena_nbytes=2 * nbytes
-    )
+    second = Program(machine="m1", values=arena[:rounds], instructions=tuple(back), arena_nbytes=2 * nbytes)
     ways = [("m0", "m1"), ("m1", "m0")] * rounds
     return Plan(
         version=VERSION,

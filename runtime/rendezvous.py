@@ -54,12 +54,10 @@ class Rendezvous:
         Raises  ProtocolError for what was not planned, and for what has come before
         """
         begun = self._begun[step & 1]
-        if (
-            self._expected.get(key) != (source, nbytes)
-            or not self.step <= step <= self.step + 1
-            or key in begun
-        ):
-            raise ProtocolError(f"transfer {key} of step {step} from {source}: {self._why_not(source, step, key, nbytes)}")
+        if self._expected.get(key) != (source, nbytes) or not self.step <= step <= self.step + 1 or key in begun:
+            raise ProtocolError(
+                f"transfer {key} of step {step} from {source}: {self._why_not(source, step, key, nbytes)}"
+            )
         begun[key] = where = Where.FINAL if step == self.step and key in self._posted else SPARES[step & 1]
         return where
 

@@ -5,9 +5,11 @@ from itertools import combinations
 import pytest
 
 from rainshed.compiler.cluster_file import cluster_toml
+from rainshed.compiler.load import check_plan
 from rainshed.compiler.machines import WORKS, Cluster
 from rainshed.compiler.pipeline import compile
 from rainshed.engine.calibration import Sample, _rounds, calibrate, fit
+from rainshed.engine.calibration_messages import exchange, measure_messages
 from rainshed.engine.calibration_sample import sample_graph
 from rainshed.ops import CATALOGUE
 from rainshed.runtime.cluster.job import Job, JobOptions
@@ -45,6 +47,21 @@ def test_the_sample_holds_every_kind_of_work_in_several_sizes():
     for node in sample_graph().nodes():
         sizes.setdefault(node.op.work, set()).add(node.op.cost_of(node).nbytes)
     assert all(len(sizes[work]) > 2 for work in WORKS)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 7])
+def test_values_that_are_passed_back_and_forth_make_a_plan_that_can_run(rounds):
+    plan = exchange(1024, rounds)
+    check_plan(plan, CATALOGUE)
+    assert plan.prediction.messages == 2 * rounds
+
+
+@pytest.mark.parametrize("backend", ["threads", "processes"])
+def test_messages_take_time_of_cores_and_more_if_they_are_large(backend):
+    with Job(2, JobOptions(backend=backend)) as job:
+        found = measure_messages(job, job.agents, 1e8)
+    assert 0 < found.message_s < 0.1
+    assert 1e6 < found.bytes_per_s < 1e12
 
 
 def test_two_workers_are_measured():
