@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rainshed.compiler.gathered import CARRIERS, Gathered, gathered
-from rainshed.compiler.layouts import Option
+from rainshed.compiler.partition.options import Option
 from rainshed.compiler.partition.search import NEVER, Search
 from rainshed.compiler.passes.split import value_names
 from rainshed.compiler.plan import Assign, Candidate, Plan, Program, Recv, Run, Transfer

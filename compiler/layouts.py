@@ -168,57 +168,6 @@ def _slices(box: Box, parts: int) -> list[Box]:
     return [tuple((a, b) if i == axis else iv for i, iv in enumerate(box)) for a, b in pairwise(edges) if a < b]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Option:
-    """A layout of one kind of node, with all that the search asks of it again and again. Compared by identity.
-
-    regions  per input: the region each tile needs, i64[tiles, axes of the input, 2]
-    corners  the pieces of the result, i64[pieces, axes, 2], and the home of each
-    share    of the loop nest, per machine; `calls`: tiles per machine
-    partial  what crosses to add partial results: i64[flows, 3] of (from, to, elements)
-    """
-
-    layout: Layout
-    homes: np.ndarray
-    regions: tuple[np.ndarray, ...]
-    corners: np.ndarray
-    piece_homes: np.ndarray
-    share: np.ndarray
-    calls: np.ndarray
-    partial: np.ndarray
-
-
-def option(
-    access: Access, layout: Layout, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...], machines: int
-) -> Option:
-    """A layout worked out for nodes of this access, these input shapes and this result."""
-    cut = _array(tiles(access, layout), len(access.axes))
-    placed = pieces(access, layout, shape)
-    homes = np.array(layout.homes, np.int64)
-    size = np.maximum(cut[..., 1] - cut[..., 0], 0).prod(axis=-1) / max(1, box_size(access.full))
-    share = np.bincount(homes, weights=size if access.axes else np.ones(len(cut)), minlength=machines)
-    return Option(
-        layout=layout,
-        homes=homes,
-        regions=tuple(regions_of(r, cut, n) for r, n in zip(access.inputs, shapes, strict=True)),
-        corners=np.array([p.box for p in placed], np.int64).reshape(len(placed), len(shape), 2),
-        piece_homes=np.array([p.home for p in placed], np.int64),
-        share=share,
-        calls=np.bincount(homes, minlength=machines),
-        partial=_partial_flow(placed, layout),
-    )
-
-
-def _partial_flow(placed: tuple[Placed, ...], layout: Layout) -> np.ndarray:
-    """What crosses to add the partial results of a layout, each machine adding its own first."""
-    found: dict[tuple[int, int], int] = {}
-    for piece in placed:
-        for home in dict.fromkeys(layout.homes[m] for m in piece.members):
-            if home != piece.home:
-                found[home, piece.home] = found.get((home, piece.home), 0) + box_size(piece.box)
-    return np.array([(a, b, elements) for (a, b), elements in found.items()], np.int64).reshape(len(found), 3)
-
-
 def disjoint(regions: list[Box]) -> list[Box]:
     """The union of boxes as boxes that do not overlap; those of the list that stand alone stay as they are."""
     unique = list(dict.fromkeys(regions))

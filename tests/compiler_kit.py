@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from textwrap import dedent
 
 import numpy as np
@@ -75,8 +76,9 @@ def random_layouts(graph: Graph, machines: int, rng: np.random.Generator) -> dic
         else:
             shapes = tuple(fixed(i.shape) for i in node.inputs)
             shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
-            options = candidates(access, shapes, shape, own, (1.0,) * len(own))
-            found[node] = options[int(rng.integers(len(options)))]
+            options = candidates(access, shapes, shape, (1.0,) * len(own))
+            one = options[int(rng.integers(len(options)))]
+            found[node] = replace(one, homes=tuple(own[i] for i in one.homes))
     return found
 
 

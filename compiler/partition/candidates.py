@@ -19,15 +19,15 @@ def candidates(
     access: Access,
     shapes: tuple[tuple[int, ...], ...],
     shape: tuple[int, ...],
-    machines: tuple[int, ...],
     speeds: tuple[float, ...],
 ) -> tuple[Layout, ...]:
-    """Layouts on these machines of these speeds: the whole on the first machine, then cuts, for each choice of axes those that
+    """Layouts on machines 0, 1, ... of these speeds: the whole on the first one, then cuts, for each choice of axes those that
     read least.
 
     The same tiles in another order of machines are another candidate: which tile lies beside which decides what crosses.
     """
-    single = Layout((1,) * len(access.axes), (machines[0],))
+    machines = tuple(range(len(speeds)))
+    single = Layout((1,) * len(access.axes), (0,))
     if len(machines) == 1:
         return (single,)
     even = max(speeds) <= min(speeds) * (1 + 1e-9)

@@ -113,7 +113,7 @@ class _Estimate:
         share = one.share
         if node.op.name not in WEIGHTLESS:
             busy = share > 0
-            own = search.compute(node, share, one.calls)
+            own = facts.busy[search.chosen[node]]
             self.clock[busy] = np.maximum(self.clock, ready)[busy] + own[busy]
             self.busy += own
         self.finish[node] = np.where(share > 0, np.maximum(self.clock, ready), 0.0)
@@ -133,7 +133,7 @@ class _Estimate:
         a, b = search.chosen[value], search.chosen[reader]
         key = (have, a, its, b, i)
         if key not in self.known:
-            self.known[key] = between(have.lies, a, its.wants[i] if i >= 0 else its.lies, b, self.count)
+            self.known[key] = between(have.lies, a, its.wants(i) if i >= 0 else its.lies, b, self.count)
         need = self.known[key] * search.facts[value].itemsize
         new = np.maximum(need - self.moved[value], 0)
         if new.any():

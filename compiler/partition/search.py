@@ -8,20 +8,21 @@ Source  exact costs per edge and elimination: Jia et al. (OptCNN), ICML 2018; El
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rainshed.compiler.cost import FREE, WEIGHTLESS, pace
-from rainshed.compiler.layouts import Layout, Option, option
+from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition.candidates import candidates
 from rainshed.compiler.partition.derive import Piece, followed
 from rainshed.compiler.partition.eliminate import Problem, solve
 from rainshed.compiler.partition.microbatch import batch_axes, sliced
+from rainshed.compiler.partition.options import Kind, Nest, Option
 from rainshed.compiler.partition.spread import ALL, Spread, groups, layers_of, stages_of
-from rainshed.compiler.partition.traffic import Parts, Wires, edge_seconds
+from rainshed.compiler.partition.traffic import Wires, edge_seconds
 from rainshed.ops.access import Access
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.op import Op
@@ -34,38 +35,41 @@ NEVER = 1e9  # seconds: more than any step
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kind:
-    """Nodes of one access, of the same shapes and on the same machines: they share their options, packed for traffic.py."""
-
-    options: tuple[Option, ...]
-    lies: Parts  # where the value lies, per option
-    wants: tuple[Parts, ...]  # what each input must bring, per option
-
-    @classmethod
-    def of(cls, options: tuple[Option, ...]) -> Kind:
-        return cls(
-            options,
-            Parts.of([(o.corners, o.piece_homes) for o in options]),
-            tuple(Parts.of([(o.regions[i], o.homes) for o in options]) for i in range(len(options[0].regions))),
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Facts:
-    """What the search asks of a node again and again. `spent`: seconds of the node itself, per option."""
+    """What the search asks of a node again and again.
+
+    busy   seconds that each machine computes, per option: f64[options, machines]
+    spent  seconds of the node itself, per option
+    """
 
     node: Node
     access: Access
     itemsize: int
     kind: Kind
+    busy: np.ndarray
     spent: np.ndarray
+
+
+class Shared:
+    """What all searches of a graph on one cluster have in common, whichever machines each layer may use."""
+
+    def __init__(self) -> None:
+        self.nests: dict[object, Nest] = {}
+        self.kinds: dict[object, Kind] = {}
+        self.spent: dict[object, tuple[np.ndarray, np.ndarray]] = {}
+        self.edges: dict[object, np.ndarray] = {}
 
 
 class Search:
     """The layouts of one graph on one cluster."""
 
     def __init__(
-        self, graph: Graph, cluster: Cluster, spread: Spread = ALL, given: Mapping[Node, Layout] | None = None
+        self,
+        graph: Graph,
+        cluster: Cluster,
+        spread: Spread = ALL,
+        given: Mapping[Node, Layout] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self.graph, self.cluster, self.given = graph, cluster, given
         self.machines = len(cluster.machines)
@@ -87,8 +91,7 @@ class Search:
         self.turn = stages_of(graph, self.layer, self.machines)
         self.slices = spread.slices
         self.examples = batch_axes(graph.nodes()) if spread.slices > 1 else {}
-        self._kinds: dict[object, Kind] = {}
-        self._edges: dict[object, np.ndarray] = {}
+        self.shared = shared or Shared()
         self.target = self._targets() if given else {}
         self.facts: dict[Node, Facts] = {}
         for node in sorted(self.nodes, key=lambda n: n.op.name != "variable"):  # what ends in them follows them
@@ -100,34 +103,49 @@ class Search:
     def _facts(self, node: Node) -> Facts:
         access = node.access
         shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
-        shapes = tuple(fixed(i.shape) if isinstance(i.type, TensorType) else () for i in node.inputs)
-        layouts = self._layouts(node, access, shapes, shape)
-        key = (access, shape, shapes, layouts)
-        if key not in self._kinds:
-            self._kinds[key] = Kind.of(tuple(option(access, one, shapes, shape, self.machines) for one in layouts))
-        kind = self._kinds[key]
+        shapes = tuple([fixed(i.shape) if isinstance(i.type, TensorType) else () for i in node.inputs])
+        key = (access, shapes, shape)
+        nest = self.shared.nests.get(key)
+        if nest is None:
+            nest = self.shared.nests[key] = Nest(access, shapes, shape, self.machines)
+        kind = self._kind(node, nest)
         itemsize = node.dtype.itemsize if isinstance(node.type, TensorType) else 1
-        return Facts(node, access, itemsize, kind, self._spent(node, kind, itemsize))
+        variable = node.op.name == "variable"
+        cost = node.op.cost_of(node)
+        known = (kind, node.op, cost.flops, cost.nbytes, itemsize, self.holding if variable else None)
+        if known not in self.shared.spent:
+            self.shared.spent[known] = self._spent(node, kind, itemsize)
+        return Facts(node, access, itemsize, kind, *self.shared.spent[known])
 
-    def _layouts(
-        self, node: Node, access: Access, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]
-    ) -> tuple[Layout, ...]:
+    def _kind(self, node: Node, nest: Nest) -> Kind:
         """What a node may choose from: where its pin says; where tiles were placed, or beside them; or any of the candidates."""
-        single = (1,) * len(access.axes)
+        single = (1,) * len(nest.access.axes)
+        layouts: Sequence[Layout] | None = None
+        key: tuple[object, ...] = ()
         if node.origin.pin is not None:
-            return (Layout(single, (self.cluster.names.index(node.origin.pin),)),)
-        if self.given is not None:
-            found = self._beside(node, access, shapes, shape)
-            if found:
-                return found
-        own = self.groups[self.stage.get(self.layer[node], 0)]
+            layouts = (Layout(single, (self.cluster.names.index(node.origin.pin),)),)
+        elif self.given is not None:
+            layouts = self._beside(node, nest.access, nest.shapes, nest.shape)
+        if layouts:
+            key = (nest, tuple(layouts))
+        else:
+            own = self.groups[self.stage.get(self.layer[node], 0)]
+            key = (nest, own, self.turn.get(self.layer[node], 0), self.examples.get(node), self.slices)
+        if key not in self.shared.kinds:
+            self.shared.kinds[key] = Kind.of(nest, layouts or self._candidates(node, nest, own, single))
+        return self.shared.kinds[key]
+
+    def _candidates(self, node: Node, nest: Nest, own: tuple[int, ...], single: tuple[int, ...]) -> tuple[Layout, ...]:
+        """The candidates on some machines, and all on a machine alone."""
+        access = nest.access
         speeds = tuple(float(self.speed[m]) for m in own)
+        places = candidates(access, nest.shapes, nest.shape, speeds)
         fastest = max(own, key=lambda m: (self.speed[m], -m))
         roomiest = [self.roomiest] if len(own) == self.machines else []
-        alone = (Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0), *roomiest, *self.pins))
-        found = (*candidates(access, shapes, shape, own, speeds), *alone)
+        alone = [Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0), *roomiest, *self.pins)]
+        found = [*(Layout(one.grid, tuple([own[i] for i in one.homes]), one.cut) for one in places), *alone]
         if node in self.examples:
-            found = tuple(sliced(access, one, self.examples[node], self.slices) for one in found)
+            found = [sliced(access, one, self.examples[node], self.slices) for one in found]
         return tuple(dict.fromkeys(found))
 
     def _beside(
@@ -166,21 +184,18 @@ class Search:
         return found
 
     # -- costs in seconds ---------------------------------------------------------------------------------------------
-    def _spent(self, node: Node, kind: Kind, itemsize: int) -> np.ndarray:
-        """Seconds of each option by itself: computing, and adding partial results."""
-        spent = np.zeros(len(kind.options))
-        share = np.array([o.share for o in kind.options])
+    def _spent(self, node: Node, kind: Kind, itemsize: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of each option by itself: seconds of each machine, and of computing and adding partial results."""
+        busy = np.zeros(kind.share.shape)
         if node.op.name not in WEIGHTLESS:
-            spent = self.compute(node, share, np.array([o.calls for o in kind.options])).max(axis=1)
-        for i, o in enumerate(kind.options):
-            spent[i] += self.adding(o, itemsize)
-        if (
-            node.op.name == "variable"
-        ):  # a price for holding much on one machine: small, so that equal choices spread it
-            spent = spent + self.holding * node.type.nbytes * (share / self.band).max(axis=1)
-        return spent
+            busy = self._compute(node, kind.share, kind.calls)
+        spent: np.ndarray = busy.max(axis=1) + np.array([self.adding(o, itemsize) for o in kind.options])
+        if node.op.name == "variable":
+            # a price for holding much on one machine: small, so that equal choices spread it
+            spent = spent + self.holding * node.type.nbytes * (kind.share / self.band).max(axis=1)
+        return busy, spent
 
-    def compute(self, node: Node, share: np.ndarray, calls: np.ndarray) -> np.ndarray:
+    def _compute(self, node: Node, share: np.ndarray, calls: np.ndarray) -> np.ndarray:
         """Seconds of a node on each machine with these shares of its work, in so many calls.
 
         Shapes  share, calls, result: f64[..., machines]
@@ -207,24 +222,24 @@ class Search:
         have, its = self.facts[value], self.facts[reader]
         i = reader.inputs.index(value)
         key = (have.kind, its.kind, i, have.itemsize, isinstance(value.type, TupleType))
-        if key not in self._edges:
+        if key not in self.shared.edges:
             if isinstance(value.type, TupleType):  # a tuple does not travel
                 homes = (
                     np.array([o.homes[0] for o in have.kind.options]),
                     np.array([o.homes[0] for o in its.kind.options]),
                 )
-                self._edges[key] = np.where(homes[0][:, None] == homes[1][None, :], 0.0, NEVER)
+                self.shared.edges[key] = np.where(homes[0][:, None] == homes[1][None, :], 0.0, NEVER)
             else:
-                self._edges[key] = edge_seconds(have.kind.lies, its.kind.wants[i], have.itemsize, self.wires)
-        return self._edges[key]
+                self.shared.edges[key] = edge_seconds(have.kind.lies, its.kind.wants(i), have.itemsize, self.wires)
+        return self.shared.edges[key]
 
     def store(self, value: Node, variable: Node) -> np.ndarray:
         """Seconds to bring a gradient or an update to where its variable lies, per option of both."""
         have, its = self.facts[value], self.facts[variable]
         key = (have.kind, its.kind, -1, have.itemsize, False)
-        if key not in self._edges:
-            self._edges[key] = edge_seconds(have.kind.lies, its.kind.lies, have.itemsize, self.wires)
-        return self._edges[key]
+        if key not in self.shared.edges:
+            self.shared.edges[key] = edge_seconds(have.kind.lies, its.kind.lies, have.itemsize, self.wires)
+        return self.shared.edges[key]
 
     def pairs(self) -> list[tuple[Node, Node, np.ndarray]]:
         """Every two nodes whose layouts make bytes cross, with the seconds per option of both."""

@@ -10,7 +10,7 @@ from rainshed.compiler.layouts import Layout
 from rainshed.compiler.partition.estimate import estimate
 from rainshed.compiler.partition.guide import guide
 from rainshed.compiler.partition.placement import Aim
-from rainshed.compiler.partition.search import Search
+from rainshed.compiler.partition.search import Search, Shared
 from rainshed.compiler.partition.spread import ALL, Spread, groups
 from rainshed.compiler.partition.tiled import tile_layouts
 from rainshed.compiler.setting import Setting
@@ -149,7 +149,8 @@ def _searching(graph: Graph, setting: Setting, strategy: Strategy) -> Search:
     kind = (strategy.spread, strategy.tiles)
     if kind not in searches:
         given = tile_layouts(graph, setting.cluster, strategy.tiles) if strategy.tiles else None
-        searches[kind] = Search(graph, setting.cluster, strategy.spread, given)
+        shared = searches.setdefault("shared", Shared())
+        searches[kind] = Search(graph, setting.cluster, strategy.spread, given, shared)
     found: Search = searches[kind]
     return found
 
