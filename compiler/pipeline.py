@@ -16,8 +16,7 @@ from rainshed.compiler.explain import kept_candidates
 from rainshed.compiler.limits import memory_lack, memory_needed, spread_memory
 from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster
-from rainshed.compiler.partition.estimate import estimate
-from rainshed.compiler.partition.strategy import GUIDED, MIDDLE_S, NAMES, STRATEGIES, known, rank, search_of
+from rainshed.compiler.partition.strategy import GUIDED, MIDDLE_S, NAMES, STRATEGIES, guided_seconds, known, rank
 from rainshed.compiler.passes.differentiate import differentiate
 from rainshed.compiler.passes.fuse import fuse
 from rainshed.compiler.passes.insert_send_recv import insert_send_recv
@@ -51,7 +50,7 @@ PASSES: tuple[Pass, ...] = (
 
 NO_PINS: Mapping[str, str] = MappingProxyType({})
 PLANS = 5  # that are made and simulated, of the strategies with the best estimates
-MUCH = 20_000  # instructions, after which no further plan is made
+MUCH = 60_000  # instructions, after which no further plan is made
 WORSE = 1.5  # an estimate so many times the best one is not followed up
 
 SHARED = PASSES[: PASSES.index(split)]  # the same whatever the strategy
@@ -179,8 +178,9 @@ def _promising(graph: Graph, setting: Setting) -> dict[str, float]:
         return {"one": 0.0}
     found = rank(graph, setting)
     shortest = min(found.values())
-    if shortest > MIDDLE_S:
-        found = {GUIDED: estimate(search_of(graph, replace(setting, strategy=GUIDED))), **found}
+    guided = guided_seconds(graph, setting) if shortest > MIDDLE_S else None
+    if guided is not None:
+        found = {GUIDED: guided, **found}
     return found | {name: math.inf for name, s in STRATEGIES.items() if s.last}
 
 

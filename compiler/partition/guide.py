@@ -11,6 +11,11 @@ TRIES = 3  # other layouts of one node
 GAIN = 1e-3  # of the step: less is no improvement
 
 
+def worth_guiding(nodes: int, machines: int) -> bool:
+    """Whether a move or two of so many nodes can be estimated within the bound."""
+    return 3 * nodes * machines <= WORK
+
+
 def guide(search: Search) -> float:
     """Give one node after the other, the costliest first, another layout where the estimated step gets shorter: that estimate."""
     best = estimate(search)

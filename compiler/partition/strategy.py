@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.partition.estimate import estimate
-from rainshed.compiler.partition.guide import guide
+from rainshed.compiler.partition.guide import guide, worth_guiding
 from rainshed.compiler.partition.placement import Aim
 from rainshed.compiler.partition.search import Search, Shared
 from rainshed.compiler.partition.spread import ALL, Spread, groups
@@ -119,6 +119,7 @@ STRATEGIES: dict[str, Strategy] = {
     "tight": Strategy(in_space, spread=Spread(holding=1e4), last=True),
     "roomy": Strategy(on_roomiest, "keep", last=True),
 }
+LARGE = 10_000  # nodes, above which only the first strategy is tried unasked
 TILED_MACHINES = 16  # more are not placed tile by tile unasked: it would take longer than all else
 GUIDED = "guided"  # the best of all these by estimate, then moves that shorten the estimated step
 NAMES = (*STRATEGIES, GUIDED)
@@ -160,11 +161,20 @@ def _guided(graph: Graph, setting: Setting) -> Search:
     if GUIDED not in searches:
         best = next(n for n in rank(graph, setting) if STRATEGIES[n].spread.slices == 1)
         search = search_of(graph, replace(setting, strategy=best))
-        guide(search)
+        searches["guided seconds"] = guide(search)
         search.ends[GUIDED] = search.chosen
         searches[GUIDED] = search
     found: Search = searches[GUIDED]
     found.chosen = dict(found.ends[GUIDED])
+    return found
+
+
+def guided_seconds(graph: Graph, setting: Setting) -> float | None:
+    """The seconds of a step that the guided strategy promises; None where the graph is too large for it."""
+    if not worth_guiding(len(graph.nodes()), len(setting.cluster.machines)):
+        return None
+    _guided(graph, setting)
+    found: float = setting.shared[graph]["guided seconds"]
     return found
 
 
@@ -185,6 +195,8 @@ def rank(graph: Graph, setting: Setting) -> dict[str, float]:
     ranks = setting.shared.setdefault(graph, {})
     if "rank" in ranks:
         return dict(ranks["rank"])
+    if len(graph.nodes()) > LARGE:
+        return {next(iter(STRATEGIES)): 0.0}  # there is nothing to compare it with
     about: dict[str, float] = {}  # of each strategy; the same for those that do the same
     distinct: dict[object, str] = {}
     for name, strategy in STRATEGIES.items():
