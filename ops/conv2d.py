@@ -1,8 +1,9 @@
 """Convolution of images: y[b, i, j, o] = sum over p, q, c of x[b, i*s - low + p*d, j*s - low + q*d, c] * w[p, q, c, o].
 
 Images are [batch, height, width, channels], weights [kernel height, kernel width, channels / groups, out channels].
-With groups, out channels of one group see the channels of that group only. The kernels copy out patches and leave the
-rest to BLAS. The two gradients are ops of their own, and each of the three ops is the gradient of the others.
+With groups, out channels of one group see the channels of that group only. The NumPy kernels copy out patches and
+leave the rest to BLAS; the compiled ones are in conv2d_native.py. The two gradients are ops of their own, and each of
+the three ops is the gradient of the others.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
+from rainshed.ops.conv2d_native import forward, input_gradient, weight_gradient
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import FLOATS, REQUIRED, Cost, Op, Tile, Types, op
@@ -181,7 +183,7 @@ def _cpu(
     for images, rows in chunks(len(out), out.shape[1], _row_bytes(w.shape, groups, out.shape[2], out.itemsize)):
         target, seen = out[images, rows], _by_group(view[images, rows], groups)
         if groups == 1 and target.flags.c_contiguous:
-            np.matmul(seen[0], weights[0], out=target.reshape(-1, out.shape[3]))
+            np.matmul(seen[0], weights[0], out=target.reshape(seen.shape[1], out.shape[3]))
         else:
             product = np.matmul(seen, weights).reshape(groups, *target.shape[:3], -1)
             target[...] = np.moveaxis(product, 0, 3).reshape(target.shape)
@@ -205,6 +207,7 @@ conv2d: Op = op(
     grad=_grad,
     cost=_cost,
     cpu=_cpu,
+    native=forward,
     doc='Convolution of x[B,H,W,C] with w[KH,KW,C/groups,O]; padding is "valid", "same", a width, or pairs per side.',
 )
 
@@ -308,6 +311,7 @@ conv2d_input_grad: Op = op(
     grad=_input_grad,
     cost=_input_cost,
     cpu=_input_cpu,
+    native=input_gradient,
     doc="The gradient of conv2d for x, whose height and width are `image`; `low` is the padding at top and left.",
 )
 
@@ -399,5 +403,6 @@ conv2d_weight_grad: Op = op(
     grad=_weight_grad,
     cost=_weight_cost,
     cpu=_weight_cpu,
+    native=weight_gradient,
     doc="The gradient of conv2d for w, whose height and width are `kernel`; `low` is the padding at top and left.",
 )

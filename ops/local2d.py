@@ -16,6 +16,7 @@ import numpy as np
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
+from rainshed.ops.local2d_native import forward, input_gradient, weight_gradient
 from rainshed.ops.op import FLOATS, REQUIRED, Cost, Op, Tile, Types, op
 from rainshed.ops.types import TensorType, Type, fixed, promote
 from rainshed.ops.window import (
@@ -146,6 +147,7 @@ local2d: Op = op(
     grad=_grad,
     cost=_cost,
     cpu=_cpu,
+    native=forward,
     doc="Convolution of x[B,H,W,C] with weights w[OH,OW,KH,KW,C,O] of their own for each position of the result.",
 )
 
@@ -242,6 +244,7 @@ local2d_input_grad: Op = op(
     grad=_input_grad,
     cost=lambda types, output, attrs: Cost(flops=2 * fixed(types[0].shape)[0] * types[1].size),
     cpu=_input_cpu,
+    native=input_gradient,
     doc="The gradient of local2d for x, whose height and width are `image`; `low` is the padding at top and left.",
 )
 
@@ -312,5 +315,6 @@ local2d_weight_grad: Op = op(
     grad=_weight_grad,
     cost=lambda types, output, attrs: Cost(flops=2 * fixed(types[0].shape)[0] * output.size),
     cpu=_weight_cpu,
+    native=weight_gradient,
     doc="The gradient of local2d for w, whose windows are `kernel`; `low` is the padding at top and left.",
 )

@@ -1,4 +1,5 @@
-"""Fused element-wise ops as compiled loops on the CPU, by Numba, from the formulas that also make the kernels for CUDA.
+"""Compiled kernels on the CPU: those that an op brings, and fused element-wise ops as loops by Numba, from the formulas that
+also make the kernels for CUDA.
 
 A loop is compiled once per body and pattern of shapes. Its source is written to the user's cache folder, where Numba keeps the
 machine code beside it, so that the next process does not compile it again.
@@ -16,11 +17,30 @@ from pathlib import Path
 
 import numpy as np
 
-from rainshed.ops.fused import lines_of
+from rainshed.ops.fused import fused, lines_of
+from rainshed.ops.ir import Attrs
+from rainshed.ops.op import Call, Op
 from rainshed.ops.scalar import Loop, loop_of, made
 from rainshed.ops.types import TensorType, dtype_of
 
 HEADER = "for i in range(n):"
+
+
+def native_calls(op: Op, operands: tuple[np.ndarray, ...], attrs: Attrs, pieces: int = 1) -> list[Call]:
+    """At most so many calls without arguments, which fill the last operand together and may run at once.
+
+    One call of the NumPy kernel where the op has no compiled one for these types, or an array is not contiguous. The result has
+    the same bits for any number of pieces.
+    """
+    *inputs, out = operands
+    if all(x.flags.c_contiguous for x in operands):
+        if op is fused:
+            return [native_call(attrs["body"], *operands)]
+        types = tuple(TensorType(dtype_of(x.dtype), x.shape) for x in operands)
+        bind = op.native(types[:-1], types[-1], attrs) if op.native is not None else None
+        if bind is not None and all(x.flags.writeable for x in operands):
+            return bind(operands, pieces)
+    return [partial(op.cpu, *inputs, out, **attrs)]
 
 
 def native_call(body: str, *operands: np.ndarray) -> Callable[[], object]:

@@ -41,6 +41,9 @@ Kernel = Callable[..., None]
 Regions = tuple[Box, ...]
 Infer = Callable[[Types, Attrs], Type]
 AccessRule = Callable[[Types, TensorType, Attrs], Access]
+Call = Callable[[], object]
+Bind = Callable[[tuple[np.ndarray, ...], int], list[Call]]  # (inputs..., out) and pieces -> calls that may run at once
+NativeRule = Callable[[Types, TensorType, Attrs], Bind | None]
 Grad = Callable[..., tuple[Node | None, ...]]
 
 # What the time of a kernel depends on: each kind has a rate of its own on a machine (compiler/machines.py).
@@ -86,6 +89,7 @@ class Op:
     cost: Callable[[Types, Type, Attrs], Cost]
     work: Work = "other"
     cuda: CudaRule | None = None  # what to launch on a GPU (see ops/cuda.py); None: the op runs on the CPU only
+    native: NativeRule | None = None  # compiled code for the host (see ops/native.py); where it gives None: cpu
     formula: str | None = None  # element-wise ops: the scalar formula in x0, x1, ..., one text for CPU and CUDA
     clean: Callable[[Types, dict[str, Any]], Mapping[str, Any]] | None = None  # attributes -> their one canonical form
     tile: Callable[[Tile], Mapping[str, Any]] | None = None  # attributes of one tile; None: those of the whole
@@ -362,6 +366,7 @@ def op(
     cost: Callable[..., Cost] | None = None,
     work: Work | None = None,
     cuda: CudaRule | None = None,
+    native: NativeRule | None = None,
     formula: str | None = None,
     clean: Callable[[Types, dict[str, Any]], Mapping[str, Any]] | None = None,
     tile: Callable[[Tile], Mapping[str, Any]] | None = None,
@@ -405,6 +410,7 @@ def op(
         cost=price,
         work=work or ("other" if formula is None else "elementwise"),
         cuda=cuda,
+        native=native,
         formula=formula,
         clean=clean,
         tile=tile,

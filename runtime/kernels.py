@@ -9,11 +9,11 @@ from typing import Any
 from rainshed.compiler.plan import Assign, Program, Run, Value
 from rainshed.ops.access import Box
 from rainshed.ops.errors import KernelError, PlanError, RainshedError
-from rainshed.ops.fused import fused
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.native import native_call
+from rainshed.ops.native import native_calls
 from rainshed.ops.op import Op
 from rainshed.ops.source import input_op
+from rainshed.ops.sweeps import in_order
 from rainshed.ops.text import parse_attr
 from rainshed.ops.transfer import copy
 from rainshed.ops.types import TensorType, TupleType, dtype_of
@@ -55,8 +55,9 @@ class Kernels:
         attrs = self._checked_attrs(i, op, instruction)
         if any(self._units.at(v) for v in (*instruction.inputs, *instruction.outputs)):
             return self._on_unit(op, instruction, attrs)
-        if self._native and op is fused:
-            return native_call(attrs["body"], *(self._arrays[v] for v in (*instruction.inputs, *instruction.outputs)))
+        if self._native and len(instruction.outputs) == 1:
+            operands = tuple(self._arrays[v] for v in (*instruction.inputs, *instruction.outputs))
+            return in_order(native_calls(op, operands, attrs))
         outs = tuple(self._arrays[v] for v in instruction.outputs)
         inputs = [self._arrays[v] for v in instruction.inputs]
         return partial(op.cpu, *inputs, outs[0] if len(outs) == 1 else outs, **attrs)
