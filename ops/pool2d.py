@@ -15,6 +15,7 @@ from rainshed.ops.access import Access, Axis, Interval, Reach
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import FLOATS, REQUIRED, Cost, Op, Tile, Types, op
+from rainshed.ops.pool2d_native import handed, largest, total, won
 from rainshed.ops.source import constant
 from rainshed.ops.types import TensorType, Type, fixed, promote
 from rainshed.ops.window import Pair, Window, clean_padding, clean_pair, image_size, lows, two_windows
@@ -103,6 +104,7 @@ max_pool2d: Op = op(
     grad=_max_grad,
     cost=_cost,
     cpu=_max_cpu,
+    native=largest,
     doc="The greatest value in each window of x[B,H,W,C]; `stride` None: the window's size. Padding never wins.",
 )
 
@@ -199,6 +201,7 @@ max_pool2d_grad: Op = op(
     tile=_max_grad_tile,
     cost=_max_grad_cost,
     cpu=_max_grad_cpu,
+    native=won,
     doc="The gradient of max_pool2d for x, from x and dy; of equal values the first wins.",
 )
 
@@ -231,6 +234,7 @@ sum_pool2d: Op = op(
     grad=_sum_grad,
     cost=_cost,
     cpu=_sum_cpu,
+    native=total,
     doc="The sum of each window of x[B,H,W,C]; `stride` None: the window's size.",
 )
 
@@ -292,6 +296,7 @@ sum_pool2d_grad: Op = op(
     grad=_sum_grad_grad,
     cost=lambda types, output, attrs: Cost(flops=types[0].size * attrs["size"][0] * attrs["size"][1]),
     cpu=_sum_grad_cpu,
+    native=handed,
     doc="The gradient of sum_pool2d for x of height and width `image`, from dy; `low` is the padding at top and left.",
 )
 

@@ -87,21 +87,27 @@ class Sweeps:
 
     def prepared(self, made: Products) -> Callable[[Array, Array, Array], None]:
         """The compiled loop with these tables: a function of a, b and out."""
-        panel, height = 2 * made.shape.width, max(made.shape.wide, made.shape.narrow)
-        seen, reads = self.frame, self.packs == "never"
+        panel, seen, reads = 2 * made.shape.width, self.frame, self.packs == "never"
         geometry = (*seen.image, *seen.channels, *seen.place, *seen.size) if seen is not None else (0,) * 9
         b_step = int(self.weights[1] - self.weights[0]) if reads and len(self.weights) > 1 else panel
-        n = [*geometry, len(self.places), len(self.runs), self.length, self.a_step, self.columns, self.step]
-        n += [b_step, self.chunk, self.at_once, int(self.packs == "once")]
+        n = (
+            self.length,
+            self.a_step,
+            self.columns,
+            self.step,
+            b_step,
+            self.chunk,
+            self.at_once,
+            int(self.packs == "once"),
+        )
         packed = 0 if reads else -(-self.columns // panel) * panel * len(self.weights)
         frame = self.images * seen.numbers if seen is not None and seen.copied else 0
-        tables = np.concatenate([self.places, self.targets, self.runs, self.weights]).astype(np.int64)
-        numbers = np.array(n, np.int64), tables, self.units.astype(np.int64).reshape(-1)
+        tables = tuple(table.astype(np.int64) for table in (self.places, self.targets, self.runs, self.weights))
+        units = np.ascontiguousarray(self.units, np.int64)
 
         def run(a: Array, b: Array, out: Array) -> None:
-            room = np.empty(packed, np.float32), np.zeros(frame, np.float32), np.empty(height * panel, np.float32)
-            flat = a.reshape(-1), b.reshape(-1), out.reshape(-1)
-            made.run(*flat, *numbers, *room, np.empty(2 * height, np.int64))
+            room = np.empty(packed, np.float32), np.zeros(frame, np.float32)
+            made.run(a.reshape(-1), b.reshape(-1), out.reshape(-1), n, geometry, tables, units, *room)
 
         return run
 

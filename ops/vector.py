@@ -44,55 +44,72 @@ def shape_for(features: str) -> Shape:
     return Shape(width=8 if "avx" in on else 4, wide=6, narrow=8)
 
 
-# -- one tile, in LLVM's language -------------------------------------------------------------------------------------
-def tile_intrinsic(rows: int, vectors: int, width: int) -> Any:
-    """tile(a, places, first, last, runs, n_runs, length, a_step, b, b_step, out, targets, add), compiled into its caller.
+# -- bands of tiles, in LLVM's language -------------------------------------------------------------------------------
+def band_intrinsic(rows: int, vectors: int, width: int) -> Any:
+    """band(a, places, targets, first, last, runs, n_runs, length, a_step, b, b_step, out, columns, add), compiled into its caller.
 
-    Rows are places[first], ..., of which those after places[last] repeat that one. Arrays are addresses, steps count numbers;
-    add: what is in `out` is added to. Nothing outside the tile is written, nothing outside the sums is read.
+    All rows of one panel, tile by tile. Arrays are addresses, steps count numbers; add: what is in `out` is added to. Nothing is
+    written beside the first `columns` of a row.
     """
-    numba = import_module("numba")
-    extending = import_module("numba.extending")
+    types, extending = import_module("numba").types, import_module("numba.extending")
 
-    def tile(typing: Any, a: Any, places: Any, first: Any, last: Any, runs: Any, n_runs: Any, length: Any, a_step: Any,
-             b: Any, b_step: Any, out: Any, targets: Any, add: Any) -> Any:  # fmt: skip
+    def band(typing: Any, a: Any, places: Any, targets: Any, first: Any, last: Any, runs: Any, n_runs: Any, length: Any,
+             a_step: Any, b: Any, b_step: Any, out: Any, columns: Any, add: Any) -> Any:  # fmt: skip
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _Tile(builder, rows, vectors, width).emit(*args)
+            a, places, targets, first, last, runs, n_runs, length, a_step, b, b_step, out, columns, add = args
+            tiles = _Tiles(builder, (rows, vectors, width), (places, targets, first, last), (out, columns, add))
+            tiles.emit(a, (runs, n_runs, length, a_step), (b, b_step))
             return context.get_dummy_value()
 
-        return numba.types.void(*[numba.types.int64] * 13), emit
+        return types.void(*[types.int64] * 14), emit
 
-    return extending.intrinsic(tile)
+    return extending.intrinsic(band)
 
 
-class _Tile:
-    """Writes the instructions of one tile; sums are variables that LLVM keeps in registers."""
+class _Tiles:
+    """Writes the instructions of one band; the sums of a tile are variables that LLVM keeps in registers."""
 
-    def __init__(self, builder: Any, rows: int, vectors: int, width: int) -> None:
-        self.ir, self.tools = import_module("llvmlite.ir"), import_module("numba.core.cgutils")
-        self.builder, self.width = builder, width
+    def __init__(self, builder: Any, shape: tuple[int, int, int], rows: Any, into: Any) -> None:
+        self.ir, self.tools, self.builder = import_module("llvmlite.ir"), import_module("numba.core.cgutils"), builder
+        self.height, self.vectors, self.width = shape
+        self.cells = [(r, v) for r in range(self.height) for v in range(self.vectors)]
         self.index, self.number = self.ir.IntType(64), self.ir.FloatType()
-        self.vector = self.ir.VectorType(self.number, width)
-        self.cells = [(r, v) for r in range(rows) for v in range(vectors)]
-        self.rows, self.vectors = range(rows), range(vectors)
+        self.vector = self.ir.VectorType(self.number, self.width)
+        self.places, self.targets, self.first, self.last = rows
+        self.out, self.columns, self.add = into
+        self.whole = builder.icmp_signed(">=", self.columns, self._int(self.panel))
+        self.adds = builder.icmp_signed("!=", self.add, self._int(0))
         kind = self.ir.FunctionType(self.vector, [self.vector] * 3)
         # Fused where the CPU can, two instructions where it cannot: never a call.
-        self.multiply_add = self.tools.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{width}f32")
+        self.multiply_add = self.tools.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{self.width}f32")
 
-    def emit(self, a: Any, places: Any, first: Any, last: Any, runs: Any, n_runs: Any, length: Any, a_step: Any,
-             b: Any, b_step: Any, out: Any, targets: Any, add: Any) -> None:  # fmt: skip
-        at = [self._least(first, r, last) for r in self.rows]
-        rows = [self._moved(a, places, i) for i in at]
-        kept = [self._moved(out, targets, i) for i in at]
-        sums = {cell: self.tools.alloca_once(self.builder, self.vector) for cell in self.cells}
-        self._begin(sums, kept, add)
-        self._products(sums, rows, (runs, n_runs, length, a_step), (b, b_step))
-        for r, v in self.cells:
-            self.builder.store(self.builder.load(sums[r, v]), self._vector_at(kept[r], v), align=4)
+    @property
+    def panel(self) -> int:
+        return self.vectors * self.width
 
-    def _begin(self, sums: Any, kept: Any, add: Any) -> None:
+    def emit(self, a: Any, walk: Any, right: Any) -> None:
         builder = self.builder
-        with builder.if_else(builder.icmp_signed("!=", add, self._int(0))) as (then, otherwise):
+        sums = {cell: self.tools.alloca_once(builder, self.vector) for cell in self.cells}
+        room = self.tools.alloca_once(builder, self.number, size=self.height * self.panel)
+        step = self._int(self.height)
+        with self.tools.for_range_slice(builder, self.first, self.last, step, inc=True) as (m, _):
+            at = [self._least(m, r) for r in range(self.height)]
+            rows = [self._moved(a, self.places, i) for i in at]
+            kept = [self._moved(self.out, self.targets, i) for i in at]
+            self._begin(sums, kept)
+            self._products(sums, rows, walk, right)
+            with builder.if_else(self.whole) as (then, otherwise):
+                with then:
+                    for r, v in self.cells:
+                        builder.store(builder.load(sums[r, v]), self._vector_at(kept[r], v), align=4)
+                with otherwise:
+                    for r, v in self.cells:
+                        builder.store(builder.load(sums[r, v]), self._vector_at(room, r * self.vectors + v), align=4)
+                    self._edge(room, m)
+
+    def _begin(self, sums: Any, kept: Any) -> None:
+        builder = self.builder
+        with builder.if_else(builder.and_(self.whole, self.adds)) as (then, otherwise):
             with then:
                 for r, v in self.cells:
                     builder.store(builder.load(self._vector_at(kept[r], v), align=4), sums[r, v])
@@ -100,23 +117,37 @@ class _Tile:
                 for cell in self.cells:
                     builder.store(self.ir.Constant(self.vector, [0.0] * self.width), sums[cell])
 
-    def _products(self, sums: Any, rows: Any, walk: Any, columns: Any) -> None:
-        builder, (runs, n_runs, length, a_step), (b, b_step) = self.builder, walk, columns
+    def _products(self, sums: Any, rows: Any, walk: Any, right: Any) -> None:
+        builder, (runs, n_runs, length, a_step), (b, b_step) = self.builder, walk, right
         from_b = self.tools.alloca_once_value(builder, self._floats(b))
         along = self.tools.alloca_once(builder, self.index)
+        builder.store(self._floats(b), from_b)
         with self.tools.for_range(builder, n_runs) as run:
             starts = [builder.gep(row, [self._entry(runs, run.index)]) for row in rows]
             builder.store(self._int(0), along)
             with self.tools.for_range(builder, length):
                 step, here = builder.load(along), builder.load(from_b)
-                right = [builder.load(self._vector_at(here, v), align=4) for v in self.vectors]
-                for r in self.rows:
+                columns = [builder.load(self._vector_at(here, v), align=4) for v in range(self.vectors)]
+                for r in range(self.height):
                     left = self._spread(builder.load(builder.gep(starts[r], [step]), align=4))
-                    for v in self.vectors:
-                        total = builder.call(self.multiply_add, [left, right[v], builder.load(sums[r, v])])
+                    for v in range(self.vectors):
+                        total = builder.call(self.multiply_add, [left, columns[v], builder.load(sums[r, v])])
                         builder.store(total, sums[r, v])
                 builder.store(builder.add(step, a_step), along)
                 builder.store(builder.gep(here, [b_step]), from_b)
+
+    def _edge(self, room: Any, m: Any) -> None:
+        """From `room` into rows that are shorter than the tile."""
+        builder, left = self.builder, self.builder.sub(self.last, m)
+        many = builder.select(builder.icmp_signed("<", left, self._int(self.height)), left, self._int(self.height))
+        with self.tools.for_range(builder, many) as row:
+            target = self._moved(self.out, self.targets, builder.add(m, row.index))
+            source = builder.gep(room, [builder.mul(row.index, self._int(self.panel))])
+            with self.tools.for_range(builder, self.columns) as column:
+                place = builder.gep(target, [column.index])
+                value = builder.load(builder.gep(source, [column.index]))
+                old = builder.select(self.adds, builder.load(place), self.ir.Constant(self.number, 0.0))
+                builder.store(builder.fadd(value, old), place)
 
     def _int(self, value: int) -> Any:
         return self.ir.Constant(self.index, value)
@@ -130,8 +161,9 @@ class _Tile:
     def _moved(self, base: Any, table: Any, i: Any) -> Any:
         return self.builder.gep(self._floats(base), [self._entry(table, i)])
 
-    def _least(self, first: Any, r: int, last: Any) -> Any:
-        i = self.builder.add(first, self._int(r))
+    def _least(self, m: Any, r: int) -> Any:
+        """Row m + r, or the last one instead, whose tile cells then repeat it."""
+        i, last = self.builder.add(m, self._int(r)), self.builder.sub(self.last, self._int(1))
         return self.builder.select(self.builder.icmp_signed("<", i, last), i, last)
 
     def _vector_at(self, pointer: Any, v: int) -> Any:
@@ -158,138 +190,110 @@ def address_intrinsic() -> Any:
     return import_module("numba.extending").intrinsic(address)
 
 
+def move_intrinsic() -> Any:
+    """move(to, source, many): so many numbers, between addresses that do not overlap."""
+    types, ir = import_module("numba").types, import_module("llvmlite.ir")
+    tools = import_module("numba.core.cgutils")
+
+    def move(typing: Any, to: Any, source: Any, many: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = ir.FloatType().as_pointer()
+            to, source = (builder.inttoptr(x, pointer) for x in args[:2])
+            tools.raw_memcpy(builder, to, source, args[2], 4, align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 3), emit
+
+    return import_module("numba.extending").intrinsic(move)
+
+
 # -- plain functions, compiled with these names bound -----------------------------------------------------------------
-# They are kept small, allocate nothing and take few arrays: compiling them is part of a program's first step.
+# They allocate nothing and are as short as can be: compiling them is part of a program's first step.
 address: Any = None
-wide: Any = None  # a tile of two vectors
-narrow: Any = None  # a tile of one
+move: Any = None
+wide: Any = None  # a band of two vectors
+narrow: Any = None  # a band of one
 pad: Any = None
 pack: Any = None
-sweep: Any = None
-WIDTH = WIDE = NARROW = 0  # of a vector; rows of the tiles
+WIDTH = 0  # of a vector
 
 
-def _pad(x, start, n, many, out):  # type: ignore[no-untyped-def]
-    """Copy `many` images from x[start:] into `out`, moved down and right by (top, left), cropped; the rest of out stays."""
-    height, width, channels, from_channel, some = n[0], n[1], n[2], n[3], n[4]
-    top, left, rows, columns = n[5], n[6], n[7], n[8]
-    first, last = max(0, -left), min(width, columns - left)
+def _pad(x, n, many, out):  # type: ignore[no-untyped-def]
+    """Copy `many` images from address x into `out`, moved down and right by (top, left), cropped; the rest of out stays."""
+    height, width, channels, from_channel, some, top, left, rows, columns = n
+    first = max(0, -left)
+    wanted = min(width, columns - left) - first
+    parts, length = (1, wanted * some) if some == channels else (wanted, some)
     for i in range(many * height):
         image, row = divmod(i, height)
         if 0 <= row + top < rows:
-            source = start + (i * width + first) * channels + from_channel
-            target = ((image * rows + row + top) * columns + first + left) * some
-            if some == channels:
-                for c in range((last - first) * some):
-                    out[target + c] = x[source + c]
-            else:
-                for j in range(last - first):
-                    for c in range(some):
-                        out[target + j * some + c] = x[source + j * channels + c]
+            source = x + 4 * ((i * width + first) * channels + from_channel)
+            target = out + 4 * (((image * rows + row + top) * columns + first + left) * some)
+            for j in range(parts):
+                move(target + 4 * j * some, source + 4 * j * channels, length)
 
 
-def _pack(b, start, places, place, rows, step, columns, out):  # type: ignore[no-untyped-def]
-    """Rows of b at places[place:], `columns` numbers that lie `step` apart, as panels two vectors wide; zeros at the end."""
-    panel, at, low = 2 * WIDTH, 0, 0
-    while low < columns:
+def _pack(b, start, places, step, columns, out):  # type: ignore[no-untyped-def]
+    """Rows of b at `places`, `columns` numbers that lie `step` apart, as panels two vectors wide; zeros at the end."""
+    panel, at = 2 * WIDTH, 0
+    for low in range(0, columns, panel):
         many = min(panel, columns - low)
-        for k in range(place, place + rows):
-            source = start + places[k] + low * step
+        for place in places:
+            source = start + place + low * step
             if step == 1 and many == panel:
-                for j in range(panel):
-                    out[at + j] = b[source + j]
+                move(address(out) + 4 * at, address(b) + 4 * source, panel)
             else:
                 for j in range(panel):
                     out[at + j] = b[source + j * step] if j < many else np.float32(0)
             at += panel
-        low += panel
 
 
-def _sweep(t, rows, walk, right, out, into, room, spare):  # type: ignore[no-untyped-def]
-    """All rows times all columns, tile by tile.
-
-    t      tables: places of rows and their targets, and runs
-    rows   (where in t their places are, where their targets are, first, last)
-    walk   (address that the rows' places count from, where in t the runs are, number of runs, length, a_step)
-    right  (address of b's first row, b_step, from one panel to the next, columns)
-    into   (place in out, 1 to add)
-    room   for one tile, and `spare` for its rows: columns that are fewer than a tile's go by way of it
-    """
-    place, target, first, last = rows
-    from_a, run, n_runs, length, a_step = walk
-    b, b_step, b_panel, columns = right
-    start, add = into
-    panel, low, runs = 2 * WIDTH, 0, address(t) + 8 * run
-    while low < columns:
-        many = min(panel, columns - low)
-        height = WIDE if many > WIDTH else NARROW
-        whole = many in (panel, WIDTH)
-        m = first
-        while m < last:
-            at, ends, to, adds = (
-                address(t) + 8 * (place + m),
-                address(t) + 8 * (target + m),
-                address(out) + 4 * (start + low),
-                add,
-            )
-            end = last - 1 - m
-            if not whole:
-                for r in range(height):
-                    spare[r] = r * panel
-                ends, to, adds = address(spare), address(room), 0
-                if end < height - 1:
-                    for r in range(height):
-                        spare[height + r] = t[place + m + min(r, end)]
-                    at, end = address(spare) + 8 * height, height - 1
-            if many > WIDTH:
-                wide(from_a, at, 0, end, runs, n_runs, length, a_step, b, b_step, to, ends, adds)
-            else:
-                narrow(from_a, at, 0, end, runs, n_runs, length, a_step, b, b_step, to, ends, adds)
-            if not whole:
-                for r in range(min(height, last - m)):
-                    here = start + t[target + m + r] + low
-                    for j in range(many):
-                        out[here + j] = room[r * panel + j] + (out[here + j] if add else np.float32(0))
-            m += height
-        b += 4 * b_panel
-        low += panel
-
-
-def _products(a, b, out, n, t, units, packed, frame, room, spare):  # type: ignore[no-untyped-def]
+def _products(a, b, out, n, geometry, tables, units, packed, frame):  # type: ignore[no-untyped-def]
     """Products of windows and packed columns, unit by unit: every kernel of a convolution, by way of its tables.
 
-    n       geometry for `pad`, then what is unpacked below
-    t       places of all rows, their targets, runs, and places of the rows of b
+    n       what is unpacked below; `geometry` is for `pad`
+    tables  places of all rows, their targets, runs, and places of the rows of b
     units   for each: place in a, in b and in out, first and last row, runs, images, 1 to add to what is there
     packed  room for the columns of one unit; where it is empty, b is read as it is
     frame   room for the padded images of one unit, zeros at first; where it is empty, a is read as it is
     """
-    rows, all_runs, length, a_step, columns = n[9], n[10], n[11], n[12], n[13]
-    step, b_step, chunk, at_once, once = n[14], n[15], n[16], n[17], n[18]
-    panel, runs = 2 * WIDTH, 2 * rows
-    for u in range(0, len(units), 8):
-        n_runs, images, low, high = units[u + 5], units[u + 6], units[u + 3], units[u + 4]
-        from_a, from_b, b_panel = address(a) + 4 * units[u], address(b) + 4 * units[u + 1], panel
+    length, a_step, columns, step, b_step, chunk, at_once, once = n
+    places, targets, runs, weights = tables
+    for u in range(len(units)):
+        low, high, n_runs = units[u, 3], units[u, 4], units[u, 5]
+        from_a, from_b, b_panel = address(a) + 4 * units[u, 0], address(b) + 4 * units[u, 1], 2 * WIDTH
         if len(packed):
+            from_b, b_panel = address(packed), n_runs * length * b_panel
             if u == 0 or not once:
-                pack(b, units[u + 1], t, runs + all_runs, n_runs * length, step, columns, packed)
-            from_b, b_panel = address(packed), n_runs * length * panel
+                pack(b, units[u, 1], weights[: n_runs * length], step, columns, packed)
         if len(frame):
-            pad(a, units[u], n, images, frame)
+            pad(from_a, geometry, units[u, 6], address(frame))
             from_a = address(frame)
         while low < high:
             end, r = min(low + chunk, high), 0
             while r == 0 or r < n_runs:
-                walk = (from_a, runs + r, min(at_once, n_runs - r), length, a_step)
-                right = (from_b + 4 * r * length * b_step, b_step, b_panel, columns)
-                sweep(t, (0, rows, low, end), walk, right, out, (units[u + 2], units[u + 7] + r), room, spare)
+                some, add, from_runs = min(at_once, n_runs - r), units[u, 7] + r, address(runs) + 8 * r
+                to, column = address(out) + 4 * units[u, 2], from_b + 4 * r * length * b_step
+                for left in range(columns, 0, -2 * WIDTH):
+                    if left > WIDTH:
+                        wide(from_a, address(places), address(targets), low, end, from_runs, some, length, a_step, column,
+                             b_step, to, left, add)  # fmt: skip
+                    else:
+                        narrow(from_a, address(places), address(targets), low, end, from_runs, some, length, a_step, column,
+                               b_step, to, left, add)  # fmt: skip
+                    column += 4 * b_panel
+                    to += 8 * WIDTH
                 r += at_once
             low = end
 
 
 # -- compiled ---------------------------------------------------------------------------------------------------------
 FLOATS, INTS = "float32[::1]", "int64[::1]"
-SIGNATURE = f"void({', '.join([FLOATS] * 3)}, {', '.join([INTS] * 3)}, {', '.join([FLOATS] * 3)}, {INTS})"
+COUNTS = (8, 9, 4)  # numbers in n and in the geometry, and tables
+SIGNATURE = (
+    f"void({', '.join([FLOATS] * 3)}, UniTuple(int64, {COUNTS[0]}), UniTuple(int64, {COUNTS[1]}), "
+    f"UniTuple({INTS}, {COUNTS[2]}), int64[:, ::1], {FLOATS}, {FLOATS})"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,13 +314,12 @@ def products() -> Products | None:
     shape = shape_for(target[2])
     names: dict[str, Any] = {
         "address": address_intrinsic(),
-        "wide": tile_intrinsic(shape.wide, 2, shape.width),
-        "narrow": tile_intrinsic(shape.narrow, 1, shape.width),
+        "move": move_intrinsic(),
+        "wide": band_intrinsic(shape.wide, 2, shape.width),
+        "narrow": band_intrinsic(shape.narrow, 1, shape.width),
         "WIDTH": shape.width,
-        "WIDE": shape.wide,
-        "NARROW": shape.narrow,
     }
     options = {"nogil": True, "error_model": "numpy"}
-    for function in (_pad, _pack, _sweep):
+    for function in (_pad, _pack):
         names[function.__name__[1:]] = numba.njit(inline="always", **options)(bound(function, **names))
     return Products(shape, numba.njit(SIGNATURE, cache=True, **options)(bound(_products, **names)))

@@ -6,12 +6,14 @@ from laws import f32, rng
 from test_conv2d import CASES, lowered, out_shape
 from test_local2d import CASES as LOCAL
 from test_local2d import weight_shape
+from test_pool2d import CASES as POOLS
 
 from rainshed.ops.conv2d import conv2d, conv2d_input_grad, conv2d_weight_grad
 from rainshed.ops.evaluate import empty
 from rainshed.ops.local2d import local2d, local2d_input_grad, local2d_weight_grad
 from rainshed.ops.native import native_calls
 from rainshed.ops.op import Op
+from rainshed.ops.pool2d import max_pool2d, max_pool2d_grad, sum_pool2d, sum_pool2d_grad
 from rainshed.ops.source import input as input_node
 from rainshed.ops.vector import Shape, shape_for
 
@@ -66,6 +68,21 @@ def test_locally_connected(x, kernel, out, attrs):
     check(local2d, f32(*x), f32(*w), **attrs)
     check(local2d_input_grad, dy, f32(*w), image=x[1:3], **rest)
     check(local2d_weight_grad, f32(*x), dy, kernel=kernel, **rest)
+
+
+@pytest.mark.parametrize("x,size,stride,padding", POOLS.values(), ids=POOLS)
+def test_pools(x, size, stride, padding):
+    """Bit for bit; also where values are equal, or not a number."""
+    where, rest = {"size": size, "stride": stride}, {"low": (padding[0][0], padding[1][0])}
+    values = f32(*x)
+    for change in (lambda a: a, np.round, lambda a: np.where(a > 0.9, np.nan, a).astype(np.float32)):
+        image = change(values)
+        dy = f32(*check(max_pool2d, image, tolerance=0, padding=padding, **where).shape)
+        check(max_pool2d_grad, image, dy, tolerance=0, **where, **rest)
+        check(sum_pool2d, image, tolerance=0, padding=padding, **where)
+    check(sum_pool2d_grad, dy, tolerance=0, image=x[1:3], **where, **rest)
+    if x[1] > 2:
+        check(max_pool2d_grad, values, dy, tolerance=0, inside=((1, x[1] - 1), (0, x[2])), **where, **rest)
 
 
 def test_random_shapes():
