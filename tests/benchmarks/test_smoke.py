@@ -25,6 +25,12 @@ def test_executor() -> None:
     assert found and all(value > 0 for value in found.values())
 
 
+def test_kernels() -> None:
+    found = run("kernels", "--seconds", "0.01", "--batch", "2", "--no-peers")
+    assert len(found["rows"]) == 14 and found["torch"] is None and all(rate > 0 for rate in found["limits"].values())
+    assert all(row["ours_rate"] > 0 and row["two_threads"] > 0 and row["ratio"] is None for row in found["rows"])
+
+
 def test_transport() -> None:
     found = run("transport", "--seconds", "0.02")
     assert {"tcp", "inproc"} <= {name.partition(":")[0] for name in found}
