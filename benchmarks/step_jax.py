@@ -84,7 +84,7 @@ def _lstm(p: Values, x: jax.Array) -> jax.Array:
 
 def _local(p: Values, x: jax.Array) -> jax.Array:
     w = p["local2d/w"]
-    rows, columns, high, wide, channels, filters = w.shape
+    rows, columns, high, wide, _, filters = w.shape
     patches = lax.conv_general_dilated_patches(x, (high, wide), (1, 1), "VALID", dimension_numbers=IMAGES)
     flat = w.transpose(0, 1, 4, 2, 3, 5).reshape(rows, columns, -1, filters)  # patches are channels first
     h = _pool(jnp.tanh(jnp.einsum("brck,rckf->brcf", patches, flat) + p["local2d/b"]))

@@ -6,7 +6,7 @@ from rainshed.ops.errors import ContractError
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.types import fixed
 
-PLACED = ("place", "insert_send_recv", "fuse")
+PLACED = ("place", "insert_send_recv", "fold_products", "fuse")
 
 
 def check_graph(graph: Graph, *, after: str) -> None:
@@ -28,7 +28,7 @@ def check_graph(graph: Graph, *, after: str) -> None:
             _hold(
                 node.device.machine == node.origin.pin or _glue(node), after, node, f"it is pinned to {node.origin.pin}"
             )
-    if after in ("insert_send_recv", "fuse"):
+    if after in PLACED[1:]:
         _check_crossings(graph, after)
     if after in ("split", *PLACED):
         _check_pieces(graph, after)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from rainshed.compiler.in_place import in_place
 from rainshed.compiler.load_units import check_units
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.plan import (
@@ -247,9 +248,13 @@ class _Checker:
         self.live.add(number)
         return value
 
-    def _write(self, number: int, path: str) -> Value:
-        """A new value by an instruction: in the arena, where nothing that is alive lies."""
+    def _write(self, number: int, path: str, run: Run | None = None) -> Value:
+        """A new value by an instruction: in the arena, where nothing that is alive lies; or a variable's, in its place."""
         value = self._get(number, path)
+        if run is not None and number in self.assignable:
+            if not in_place(run, number):
+                raise _wrong(path, f"{run.op} cannot write value {number} while it reads it")
+            return self._read(number, path)
         if value.place != ARENA:
             raise _wrong(path, f"value {number} lies in {value.place!r}: instructions write to the arena")
         self._define(number, ARENA, path)
@@ -300,7 +305,7 @@ class _Checker:
         if len(types) != len(run.outputs):
             raise _wrong(path, f"{run.op} has {len(types)} results, not {len(run.outputs)}")
         for number, type in zip(run.outputs, types, strict=True):
-            value = self._define(number, KEPT, path) if run.op == "constant" else self._write(number, path)
+            value = self._define(number, KEPT, path) if run.op == "constant" else self._write(number, path, run)
             if (type.dtype.short, type.shape) != (value.dtype, value.shape):
                 raise _wrong(path, f"{run.op} gives {type}, but value {number} is {value.dtype}{list(value.shape)}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from msgspec import structs
 
 from rainshed.compiler.cost import Clock
+from rainshed.compiler.in_place import overwrites
 from rainshed.compiler.passes.allocate import Life, allocate
 from rainshed.compiler.plan import (
     ARENA,
@@ -148,6 +149,11 @@ class _Lowering:
         self.fed: dict[tuple[str, str, Box], int] = {}
         self.feeds: list[Feed] = []
         self.variables: list[Variable] = []
+        self.variable_nodes: dict[tuple[str, Box], Node] = {}
+        self.moved: dict[Node, list[str]] = {}  # a new value -> the variables that take it
+        for name, node in share.updates:
+            self.moved.setdefault(node, []).append(name)
+        self.shown = {node for _, node, _ in share.outputs}
 
     def program(self) -> Program:
         for node in self.share.order:
@@ -225,11 +231,24 @@ class _Lowering:
             self.number[node] = self.fed[key]
             return
         place = KEPT if name in ("variable", "constant") else ARENA
-        number = self.number[node] = self._value(node, type, place)
+        moved = self._moves_in_place(node)
+        number = self.number[node] = self._value(node, type, place) if moved is None else moved
         if name == "variable":
             self.variables.append(self._variable(node, number))
+            self.variable_nodes[node.name, _leaf_box(node)] = node
         else:
             self._run(node, (number,))
+
+    def _moves_in_place(self, node: Node) -> int | None:
+        """The variable whose new value this node is, if it can be written where it lies: nobody else reads the old one later."""
+        names = self.moved.get(node, ())
+        if len(names) != 1 or self.reads.get(node) or node in self.shown:
+            return None
+        variable = self.variable_nodes.get((names[0], root_box(node)))
+        if variable is None or variable.device != node.device or variable in self.moved:
+            return None
+        left = self.reads.get(variable, 0) - (variable in node.inputs)
+        return self.number[variable] if not left and overwrites(node, variable) else None
 
     def _variable(self, node: Node, number: int) -> Variable:
         box = _leaf_box(node)

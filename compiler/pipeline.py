@@ -18,6 +18,7 @@ from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition.strategy import GUIDED, MIDDLE_S, NAMES, STRATEGIES, guided_seconds, known, rank
 from rainshed.compiler.passes.differentiate import differentiate
+from rainshed.compiler.passes.fold_products import fold_products
 from rainshed.compiler.passes.fuse import fuse
 from rainshed.compiler.passes.insert_send_recv import insert_send_recv
 from rainshed.compiler.passes.merge_equal import merge_equal
@@ -45,6 +46,7 @@ PASSES: tuple[Pass, ...] = (
     split,  # large nodes -> tiles, along axes their signatures allow
     place,  # every tile -> a device; fewest bytes over the network
     insert_send_recv,  # every crossing edge -> send and recv
+    fold_products,  # transposes, sums and steps of weights -> part of the matrix product beside them
     fuse,  # element-wise neighbours on one device -> one kernel
 )  # then schedule, and lower (with allocate): graph -> Plan, one list of Run/Send/Recv/Free per machine
 

@@ -23,6 +23,7 @@ from rainshed.ops.matmul import matmul, matrix_transpose
 from rainshed.ops.op import Op, constant_op
 from rainshed.ops.pad import pad
 from rainshed.ops.pool2d import max_pool2d, max_pool2d_grad, sum_pool2d, sum_pool2d_grad
+from rainshed.ops.product import product
 from rainshed.ops.random import bernoulli_op, normal_op, uniform_op
 from rainshed.ops.reduce import all as all_
 from rainshed.ops.reduce import any as any_
@@ -55,7 +56,7 @@ _OPS: tuple[Op, ...] = (
     conv2d, conv2d_input_grad, conv2d_weight_grad, local2d, local2d_input_grad, local2d_weight_grad,
     max_pool2d, max_pool2d_grad, sum_pool2d, sum_pool2d_grad,
     # made by the compiler
-    send, recv, copy, fused,
+    send, recv, copy, fused, product,
 )  # fmt: skip
 
 CATALOGUE: Mapping[str, Op] = MappingProxyType({op.name: op for op in _OPS})

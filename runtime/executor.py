@@ -72,11 +72,12 @@ class Executor:
         self._recorder = self._options.recorder
         self._dispatcher = Dispatcher(program)
         self._rendezvous = Rendezvous(program)
-        self._loaded = Loaded(program, ops, self._options.kernels)
+        self._loaded = Loaded(program, ops, self._options.kernels, self._options.threads)
         self._peers = self._checked_peers(peers)
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._ready: list[int] = []  # heap of ranks
+        self._cut: dict[int, list[int]] = {}  # instructions in pieces: how many have begun, and how many are not over
         self._idle = self._running = 0
         self._progress = (-1, 0.0)  # how much was left to do, and since when
         self._label = 0  # the caller's number of the step
@@ -234,7 +235,7 @@ class Executor:
         """Take what is ready: the caller until the step is over, a helper until the executor closes."""
         lock, ready, dispatcher = self._lock, self._ready, self._dispatcher
         ranks, calls, big, n = dispatcher.ranks, self._loaded.calls, self._loaded.big, len(self._loaded.calls)
-        done, perform = dispatcher.done, self._perform
+        done, perform, pieces = dispatcher.done, self._perform, self._loaded.pieces
         with lock:
             while True:
                 if self._error is not None or self._closed:
@@ -244,22 +245,40 @@ class Executor:
                     return
                 elif ready:
                     i = heappop(ready) % n
+                    call = pieces[i][self._piece(i)] if i in pieces else calls[i]
                     if self._idle and ready and big[i]:
                         self._wake.notify()
                     self._running += 1
                     lock.release()
                     try:
-                        over = perform(i, calls[i])
+                        over = perform(i, call)
                     finally:
                         lock.acquire()
                         self._running -= 1
-                    if over:
+                    if over and (i not in pieces or self._last_piece(i)):
                         for j in done(i):
                             heappush(ready, ranks[j])
                         if self._idle and not dispatcher.remaining:
                             self._wake.notify_all()
                     continue
                 self._wait(main=main)
+
+    def _piece(self, i: int) -> int:
+        """Begin the next piece of instruction `i`: its number; the instruction stays ready while it has more."""
+        count = len(self._loaded.pieces[i])
+        begun = self._cut.setdefault(i, [0, count])
+        begun[0] += 1
+        if begun[0] < count:
+            heappush(self._ready, self._dispatcher.ranks[i])
+        return begun[0] - 1
+
+    def _last_piece(self, i: int) -> bool:
+        """A piece is over: whether it was the last."""
+        self._cut[i][1] -= 1
+        if self._cut[i][1]:
+            return False
+        del self._cut[i]
+        return True
 
     def _perform(self, i: int, call: Call | None) -> bool:
         """Do one instruction; whether it is done. What it raises, stops the step."""

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from rainshed.compiler.plan import Assign, Program, Run, Value
-from rainshed.ops.access import Box
+from rainshed.ops.access import Access, Box, box_size, boxes
 from rainshed.ops.errors import KernelError, PlanError, RainshedError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.native import native_calls
 from rainshed.ops.op import Op
+from rainshed.ops.product import product, product_call
 from rainshed.ops.source import input_op
 from rainshed.ops.sweeps import in_order
 from rainshed.ops.text import parse_attr
@@ -21,6 +22,7 @@ from rainshed.runtime.buffers import Array, Buffers
 
 Call = Callable[[], object]
 POLICIES = ("numpy", "numba")
+CUT = ("product", "convolution", "elementwise", "reduction")  # kinds of work whose kernels are cut for threads
 
 
 def type_of(value: Value) -> TensorType:
@@ -40,7 +42,7 @@ class Kernels:
         self._units = buffers.units
         self._native = policy == "numba"
         self._ops = ops
-        self._attrs: dict[object, Attrs] = {}  # instructions that differ in their arrays only are checked once
+        self._nodes: dict[object, Node] = {}  # instructions that differ in their arrays only are checked once
 
     def call(self, i: int) -> Call:
         """The call of a Run or an Assign."""
@@ -52,15 +54,39 @@ class Kernels:
         op = self._ops.get(instruction.op)
         if op is None:
             raise PlanError(f"{self._where(i)}: there is no op {instruction.op!r}")
-        attrs = self._checked_attrs(i, op, instruction)
+        attrs = self._checked_node(i, op, instruction).attrs
         if any(self._units.at(v) for v in (*instruction.inputs, *instruction.outputs)):
             return self._on_unit(op, instruction, attrs)
-        if self._native and len(instruction.outputs) == 1:
-            operands = tuple(self._arrays[v] for v in (*instruction.inputs, *instruction.outputs))
-            return in_order(native_calls(op, operands, attrs))
-        outs = tuple(self._arrays[v] for v in instruction.outputs)
         inputs = [self._arrays[v] for v in instruction.inputs]
+        return self._bound(op, attrs, inputs, tuple(self._arrays[v] for v in instruction.outputs))
+
+    def _bound(self, op: Op, attrs: Attrs, inputs: list[Array], outs: tuple[Array, ...]) -> Call:
+        if self._native and len(outs) == 1:
+            return in_order(native_calls(op, (*inputs, *outs), attrs))
+        if op is product:
+            return product_call(attrs, *inputs, *outs)
         return partial(op.cpu, *inputs, outs[0] if len(outs) == 1 else outs, **attrs)
+
+    def pieces(self, i: int, parts: int) -> tuple[Call, ...]:
+        """The calls of a Run cut in `parts`, which may run at once, as tiles on machines do; none where it cannot be cut."""
+        run = self._program.instructions[i]
+        if not isinstance(run, Run) or len(run.outputs) != 1 or self._ops[run.op].work not in CUT:
+            return ()
+        if any(self._units.at(v) for v in (*run.inputs, *run.outputs)):
+            return ()
+        op, node = self._ops[run.op], self._checked_node(i, self._ops[run.op], run)
+        shapes = tuple(self._arrays[v].shape for v in run.inputs)
+        access, out = node.access, self._arrays[run.outputs[0]]
+        found = []
+        try:
+            for box in _boxes(access, shapes, parts, first=op.work != "product"):
+                regions = access.regions(box, shapes)
+                inputs = [part_of(self._arrays[v], region) for v, region in zip(run.inputs, regions, strict=True)]
+                result = part_of(out, access.result(box, out.shape))
+                found.append(self._bound(op, op.tile_attrs(node, box), inputs, (result,)))
+        except RainshedError:  # attributes that hold for the whole only
+            return ()
+        return tuple(found)
 
     def error(self, i: int, error: Exception) -> RainshedError:
         """What the kernel of instruction `i` raised, with op, machine and the user's line."""
@@ -88,13 +114,13 @@ class Kernels:
             raise PlanError(f"{self._where(i)}: variable {old} is given a value {new}")
         return self._units.carry(assign.value, assign.variable, self._arrays)
 
-    def _checked_attrs(self, i: int, op: Op, run: Run) -> Attrs:
-        """The attributes, all of them, in the form that the kernel takes; the op has checked the instruction."""
+    def _checked_node(self, i: int, op: Op, run: Run) -> Node:
+        """The instruction as a node of its own, whose attributes have the form that the kernel takes; the op has checked it."""
         values = self._program.values
         inputs = tuple(type_of(values[v]) for v in run.inputs)
         outputs = tuple(type_of(values[v]) for v in run.outputs)
         key = (op.name, inputs, outputs, tuple(run.attrs.items()))
-        if key not in self._attrs:
+        if key not in self._nodes:
             try:
                 node = op.make(
                     tuple(_leaf(t) for t in inputs), {name: parse_attr(text) for name, text in run.attrs.items()}
@@ -108,8 +134,8 @@ class Kernels:
                 raise PlanError(
                     f"{self._where(i)}: {op.name} makes {found}; planned is {planned}", built_at=run.line or None
                 )
-            self._attrs[key] = node.attrs
-        return self._attrs[key]
+            self._nodes[key] = node
+        return self._nodes[key]
 
     def _where(self, i: int) -> str:
         return f"instruction {i} of {self._program.machine}"
@@ -117,6 +143,21 @@ class Kernels:
 
 def _leaf(type: TensorType) -> Node:
     return input_op.make((), {"name": "x", "shape": type.shape, "dtype": type.dtype})
+
+
+def _boxes(access: Access, shapes: tuple[tuple[int, ...], ...], parts: int, *, first: bool) -> tuple[Box, ...]:
+    """The loop nest in `parts` along one axis: the first that can be cut, or the one for which least is read."""
+    best: tuple[int, tuple[Box, ...]] | None = None
+    for i, axis in enumerate(access.axes):
+        if axis.role != "join" or axis.max_parts < parts:
+            continue
+        found = boxes(access, tuple(parts if j == i else 1 for j in range(len(access.axes))))
+        read = sum(box_size(region) for box in found for region in access.regions(box, shapes))
+        if best is None or read < best[0]:
+            best = read, found
+        if first:
+            break
+    return () if best is None else best[1]
 
 
 def slices(box: Box) -> tuple[slice, ...]:

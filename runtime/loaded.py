@@ -23,19 +23,21 @@ Feeds = Mapping[str, Any]  # input -> the whole array, or a function from a box 
 PartKey = tuple[str, Box]
 
 BIG_S: Final = 30e-6  # a kernel that takes longer is worth waking a thread for what else is ready
+CUT_S: Final = 200e-6  # one that takes longer is cut, a piece for each thread
 
 
 class Loaded:
     """Memory and calls of one program; the constants are computed. No threads: its user lets one step run at a time.
 
     calls     of each instruction; None: not a kernel, or a constant
+    pieces    of an instruction that is cut for several threads; its call does all of it
     big       whether the plan expects an instruction to take longer than BIG_S
     payloads  of each send
     arrivals  key of a transfer -> the instruction that receives it, and the value
     Raises    PlanError for a program that cannot run here; KernelError if a constant cannot be computed
     """
 
-    def __init__(self, program: Program, ops: Mapping[str, Op], policy: str = POLICIES[0]) -> None:
+    def __init__(self, program: Program, ops: Mapping[str, Op], policy: str = POLICIES[0], threads: int = 1) -> None:
         self.program = program
         self.buffers = Buffers(program)
         self.arrays = self.buffers.arrays
@@ -43,13 +45,15 @@ class Loaded:
         self.kernels = Kernels(program, self.buffers, ops, policy)
         n = len(program.instructions)
         self.calls: list[Call | None] = [None] * n
+        self.pieces: dict[int, tuple[Call, ...]] = {}
         self.big = [False] * n
+        self._threads = threads
         self.payloads: dict[int, memoryview] = {}
         self.arrivals: dict[int, tuple[int, int]] = {}
         self._parts = {(v.name, v.box): v for v in program.variables}
         self._mirrors: dict[int, Array] = {}  # variables on units that somebody fills on the host
         # Outputs that are variables which the step changes: what is asked for is the value at its start.
-        self._assigned = {i.variable for i in program.instructions if isinstance(i, Assign)}
+        self._assigned = {i.variable for i in program.instructions if isinstance(i, Assign)} | _written(program)
         self._old = {o.value: np.empty_like(self.arrays[o.value]) for o in program.outputs if o.value in self._assigned}
         self._bind()
 
@@ -62,11 +66,20 @@ class Loaded:
                         self._run_once(i, call)
                     else:
                         self.calls[i] = call
-                        self.big[i] = isinstance(instruction, Run) and instruction.seconds > BIG_S
+                        self._grade(i, instruction)
                 case Send(value=value):
                     self.payloads[i] = array_payload(self.arrays[value])
                 case Recv(value=value, key=key):
                     self.arrivals[key] = (i, value)
+
+    def _grade(self, i: int, instruction: Run | Assign) -> None:
+        if not isinstance(instruction, Run):
+            return
+        self.big[i] = instruction.seconds > BIG_S
+        if self._threads > 1 and instruction.seconds > CUT_S:
+            pieces = self.kernels.pieces(i, self._threads)
+            if len(pieces) > 1:
+                self.pieces[i] = pieces
 
     def _run_once(self, i: int, call: Call) -> None:
         try:
@@ -171,6 +184,12 @@ class Loaded:
         if array.shape != box_shape(box):
             raise DataError(f"input {name!r}{text_of(box)} is {expected}; found shape {list(array.shape)}")
         return array
+
+
+def _written(program: Program) -> set[int]:
+    """The variables that kernels write where they lie."""
+    variables = {v.value for v in program.variables}
+    return {v for i in program.instructions if isinstance(i, Run) for v in i.outputs if v in variables}
 
 
 def text_of(box: Sequence[Sequence[int]] | None) -> str:

@@ -12,7 +12,7 @@ from rainshed.ops.assemble import assemble
 from rainshed.ops.ir import Graph, Node, numbered, users
 from rainshed.ops.op import constant_op
 from rainshed.ops.slice import slice_op
-from rainshed.ops.source import input_op
+from rainshed.ops.source import input_op, variable_op
 from rainshed.ops.transfer import recv, send
 
 CUT = (slice_op, assemble)
@@ -24,14 +24,15 @@ def schedule(graph: Graph, setting: Setting) -> list[Node]:
 
     In      every node has a device; edges cross machines only from send to recv
     Out     every node once, inputs first; a send directly follows its value; a recv, and what is computed a second time, directly
-            precedes its first reader
+            precedes its first reader; a new value of a variable, read by nobody here, follows all readers of the old one, so that
+            it can be written in its place
     With `thrifty` the order is that of the graph, depth first: what other machines wait for does not go before the rest, so that
     fewer values are alive at once.
 
     Source  list scheduling by rank: Topcuoglu et al. 2002 (HEFT); receives as late as possible: Abadi et al. 2015, section 5.2
     """
     order = list(graph.nodes()) if setting.thrifty else _ranked(graph, setting.cluster)
-    return late_last(_early_sends(order))
+    return late_last(_early_sends(_late_updates(graph, order)))
 
 
 def _ranked(graph: Graph, cluster: Cluster) -> list[Node]:
@@ -74,6 +75,34 @@ def _remote(nodes: Sequence[Node], readers: list[list[int]], cluster: Cluster) -
         elif far:
             remote[i] = far + own
     return remote
+
+
+def _late_updates(graph: Graph, order: list[Node]) -> list[Node]:
+    moved = set(graph.updates.values())
+    at = {node: i for i, node in enumerate(order)}
+    last = {}  # a variable -> where its last reader stands that is no new value
+    for i, node in enumerate(order):
+        if node in moved:
+            continue
+        for value in node.inputs:
+            if value.op is variable_op:
+                last[value] = i
+            if value in moved:
+                moved.discard(value)
+    late: dict[int, list[Node]] = {}
+    for node in moved:
+        until = max((last.get(v, -1) for v in node.inputs if v.op is variable_op), default=-1)
+        if until > at[node]:
+            late.setdefault(until, []).append(node)
+    if not late:
+        return order
+    waiting = {node for group in late.values() for node in group}
+    found: list[Node] = []
+    for i, node in enumerate(order):
+        if node not in waiting:
+            found.append(node)
+        found.extend(sorted(late.get(i, ()), key=at.__getitem__))
+    return found
 
 
 def _early_sends(order: list[Node]) -> list[Node]:

@@ -1,0 +1,188 @@
+"""product: a sum of matrix products that reads its matrices transposed where they lie so. Made by the pass `fold_products`.
+
+    out = c + alpha * sum over i of op(a_i) @ op(b_i),     op: the last two axes swapped, or not
+
+BLAS adds each product to what is there, so that neither a transposed copy nor a gradient that is only subtracted from its
+variable is ever written. `out` may be `c` itself: the update of a weight in its place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rainshed.ops.access import WHOLE, Access, Axis, Reach
+from rainshed.ops.blas import LETTERS, Array, Call, add_product
+from rainshed.ops.errors import GraphError, ShapeError
+from rainshed.ops.ir import Attrs, Node
+from rainshed.ops.op import FLOATS, Cost, Op, Types, op
+from rainshed.ops.types import Shape, TensorType, Type, broadcast, fixed, promote
+
+DEEP = 256  # shared axes shorter than this are laid one after the other, and multiplied at once
+
+
+def _turned(shape: Shape, turn: bool) -> Shape:
+    return (*shape[:-2], shape[-1], shape[-2]) if turn else shape
+
+
+def _pairs(values: Sequence[Any], attrs: Attrs) -> tuple[list[tuple[Any, Any]], Any]:
+    """The pairs of matrices, and c or None."""
+    n = len(values) // 2
+    return [(values[2 * i], values[2 * i + 1]) for i in range(n)], values[-1] if len(values) % 2 else None
+
+
+def _shape(a: TensorType, b: TensorType, attrs: Attrs) -> Shape:
+    """The shape of one product, its first `summed` axes still there."""
+    if len(a.shape) < 2 or len(b.shape) < 2:
+        raise ShapeError(f"product: takes matrices; found {a}, {b}")
+    left, right = _turned(a.shape, attrs["turn_a"]), _turned(b.shape, attrs["turn_b"])
+    if left[-1] != right[-2]:
+        raise ShapeError(f"product: the shared axes of {a} and {b} differ", **dict(attrs))
+    return (*broadcast("product", left[:-2], right[:-2]), left[-2], right[-1])
+
+
+def _infer(types: Types, attrs: Attrs) -> Type:
+    pairs, c = _pairs(types, attrs)
+    if not pairs:
+        raise GraphError("product: takes pairs of matrices, and perhaps what their products are added to")
+    shapes = {_shape(a, b, attrs) for a, b in pairs}
+    if len(shapes) > 1:
+        raise ShapeError(f"product: the products differ in shape: {sorted(map(str, shapes))}")
+    (shape,) = shapes
+    if not 0 <= attrs["summed"] <= len(shape) - 2:
+        raise ShapeError(f"product: cannot sum {attrs['summed']} axes of {shape}")
+    result = TensorType(promote("product", *(t.dtype for t in types)), shape[attrs["summed"] :])
+    if any(t.dtype is not result.dtype for t in types) or (c is not None and c != result):
+        raise ShapeError(f"product: all have one type, and c that of the result; found {', '.join(map(str, types))}")
+    return result
+
+
+def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
+    return {
+        "turn_a": bool(attrs["turn_a"]),
+        "turn_b": bool(attrs["turn_b"]),
+        "summed": int(attrs["summed"]),
+        "alpha": float(attrs["alpha"]),
+    }
+
+
+def _access(types: Types, output: TensorType, attrs: Attrs) -> Access:
+    """Batch axes, rows and columns may be cut; what is added up stays whole."""
+    pairs, c = _pairs(types, attrs)
+    shape, summed = fixed(_shape(*pairs[0], attrs)), attrs["summed"]
+    rank = len(shape)
+    axes = tuple(Axis(f"b{i}", n, "whole" if i < summed else "join") for i, n in enumerate(shape))
+
+    def reach(t: TensorType, matrix: tuple[Reach, Reach], turn: bool) -> tuple[Reach, ...]:
+        lead = rank - len(t.shape)
+        batch = [WHOLE if n == 1 else Reach(lead + i) for i, n in enumerate(t.shape[:-2])]
+        return (*batch, *(reversed(matrix) if turn else matrix))
+
+    inputs = []
+    for a, b in pairs:
+        inputs.append(reach(a, (Reach(rank - 2), WHOLE), attrs["turn_a"]))
+        inputs.append(reach(b, (WHOLE, Reach(rank - 1)), attrs["turn_b"]))
+    result = tuple(Reach(i) for i in range(summed, rank))
+    return Access(axes, (*inputs, *([] if c is None else [result])), result)
+
+
+def _cost(types: Types, output: Type, attrs: Attrs) -> Cost:
+    pairs, _ = _pairs(types, attrs)
+    flops = 0
+    for a, b in pairs:
+        depth = fixed(_turned(a.shape, attrs["turn_a"]))[-1]
+        flops += 2 * depth * math.prod(fixed(_shape(a, b, attrs)))
+    return Cost(flops)
+
+
+def _cpu(*operands: Array, turn_a: bool, turn_b: bool, summed: int, alpha: float) -> None:
+    *inputs, out = operands
+    pairs, c = _pairs(inputs, {})
+    total = sum(np.matmul(_swapped(a, turn_a), _swapped(b, turn_b)).sum(axis=tuple(range(summed))) for a, b in pairs)
+    total *= out.dtype.type(alpha)
+    out[...] = total if c is None else c + total
+
+
+def _swapped(x: Array, turn: bool) -> Array:
+    return np.swapaxes(x, -1, -2) if turn else x
+
+
+# -- by BLAS ----------------------------------------------------------------------------------------------------------
+def product_call(attrs: Attrs, *operands: Array) -> Call:
+    """A function without arguments that fills the last operand from the others, none of which moves."""
+    *inputs, out = operands
+    pairs, c = _pairs(inputs, attrs)
+    if out.dtype not in LETTERS or any(not x.size for x in operands):
+        return partial(_cpu, *operands, **attrs)
+    pairs = [(_swapped(a, attrs["turn_a"]), _swapped(b, attrs["turn_b"])) for a, b in pairs]
+    before: list[Call] = []
+    if len(pairs) > 2 and all(a.shape[-1] < DEEP for a, _ in pairs):
+        pairs = [_side_by_side(pairs, attrs, before)]
+    if c is not None and c.ctypes.data != out.ctypes.data:
+        before.append(partial(np.copyto, out, c))
+    calls = _matrices(pairs, out, attrs["summed"], attrs["alpha"], 0.0 if c is None else 1.0)
+    return calls[0] if not before and len(calls) == 1 else partial(_each, (*before, *calls))
+
+
+def _each(calls: tuple[Call, ...]) -> None:
+    for call in calls:
+        call()
+
+
+def _matrices(pairs: list[tuple[Array, Array]], out: Array, summed: int, alpha: float, beta: float) -> list[Call]:
+    """One call of BLAS for each matrix of the batch, of each pair."""
+    calls = []
+    done: set[tuple[int, ...]] = set()
+    for a, b in pairs:
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+        for index in np.ndindex(batch):
+            at = index[summed:]
+            calls.append(add_product(a[index], b[index], out[at], alpha=alpha, beta=1.0 if at in done else beta))
+            done.add(at)
+    return calls
+
+
+def _side_by_side(pairs: list[tuple[Array, Array]], attrs: Attrs, before: list[Call]) -> tuple[Array, Array]:
+    """One pair whose shared axis is all the shared axes, one after the other; `before`: what fills it."""
+    found = []
+    for side, turn, axis in ((0, attrs["turn_a"], -1), (1, attrs["turn_b"], -2)):
+        parts = [pair[side] for pair in pairs]
+        rows = turn == (axis == -1)  # the shared axis is that of rows as the parts lie: they are copied whole
+        lying = [_swapped(x, turn) for x in parts]
+        where = -2 if rows else -1
+        shape = list(lying[0].shape)
+        shape[where] = sum(x.shape[where] for x in lying)
+        scratch = np.empty(shape, lying[0].dtype)
+        before.append(_joined(lying, where, scratch))
+        found.append(_swapped(scratch, turn))
+    return found[0], found[1]
+
+
+def _joined(parts: list[Array], axis: int, out: Array) -> Call:
+    return lambda: np.concatenate(parts, axis=axis, out=out)
+
+
+def product_of(pairs: Sequence[tuple[Node, Node]], c: Node | None, attrs: Mapping[str, Any]) -> Node:
+    """The node of these pairs."""
+    flat = [x for pair in pairs for x in pair]
+    return product.make((*flat, *(() if c is None else (c,))), attrs)
+
+
+product: Op = op(
+    name="product",
+    work="product",
+    arity=None,
+    attrs={"turn_a": False, "turn_b": False, "summed": 0, "alpha": 1.0},
+    kinds=FLOATS,
+    clean=_clean,
+    infer=_infer,
+    access=_access,
+    cost=_cost,
+    cpu=_cpu,
+    doc="A sum of matrix products, added to a value.",
+)
