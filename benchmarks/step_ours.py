@@ -13,7 +13,7 @@ from benchmarks.step_nets import NETS
 def make_step(net: str, arrays: Mapping[str, np.ndarray], rate: float, *, smoke: bool) -> Callable[[], float]:
     """A function that takes one step of SGD and gives the loss before it."""
     one = NETS[net]
-    session = rs.Session(one.graph(one.smoke if smoke else one.sizes, rate), backend="threads")
+    session = rs.Session(one.graph(one.smoke if smoke else one.sizes, rate))
     session.set_variables({name: a for name, a in arrays.items() if name not in ("x", "labels")})
     feeds = {name: arrays[name] for name in ("x", "labels")}
     return lambda: float(session.run(feeds)["loss"])

@@ -27,20 +27,23 @@ from rainshed.ops.errors import DataError, RainshedError, UsageError
 from rainshed.ops.ir import Graph
 from rainshed.ops.op import Op
 from rainshed.ops.types import dtype_of
-from rainshed.runtime.cluster.job import Deployment, Job, JobOptions
+from rainshed.runtime.cluster.deployed import Deployed
+from rainshed.runtime.cluster.here import Here
+from rainshed.runtime.cluster.job import Job, JobOptions
 from rainshed.runtime.trace import write_trace
 
 __all__ = ["Session"]
 
 Array = np.ndarray[Any, Any]
-LOCAL: Final = ("processes", "threads")
+BACKENDS: Final = ("auto", "here", "processes", "threads")
 
 
 class Session:
     """A graph or plan on its machines, ready to run. Use it as a context manager, or close it: then nothing is left.
 
     what      a graph, which is compiled for `cluster` (one machine if not given), or a plan
-    backend   "processes": one for each machine, on this computer; "threads": in this process
+    backend   "processes": one for each machine, on this computer; "threads": in this process, with the same messages between
+              them; "here": one machine, in this process; "auto": "here" for one machine, else "processes"
     seed      of the variables' first values and of the compiler; None: the plan's, or 0
     strategy, place, rematerialize  see rs.compile
     trace     record what every thread does, for `write_trace`
@@ -53,7 +56,7 @@ class Session:
         what: Graph | Plan,
         cluster: Cluster | None = None,
         *,
-        backend: Literal["processes", "threads"] = "processes",
+        backend: Literal["auto", "here", "processes", "threads"] = "auto",
         seed: int | None = None,
         strategy: str = "auto",
         place: Mapping[str, str] | None = None,
@@ -61,8 +64,8 @@ class Session:
         trace: bool = False,
         ops: Iterable[Op] = (),
     ) -> None:
-        if backend not in LOCAL:
-            raise UsageError(f"a session has no back end {backend!r}", known=", ".join(LOCAL))
+        if backend not in BACKENDS:
+            raise UsageError(f"a session has no back end {backend!r}", known=", ".join(BACKENDS))
         asked = {"seed": seed or 0, "strategy": strategy, "place": place or {}, "rematerialize": rematerialize}
         self.plan = _planned(what, cluster, asked)
         self._traced = trace
@@ -71,13 +74,23 @@ class Session:
         self._steps = 0
         own = ops_of(what) if isinstance(what, Graph) else CATALOGUE
         known = {**own, **{op.name: op for op in ops}}
-        self._job = Job(len(self.plan.machines), JobOptions(backend=backend, ops=known))
+        self._types = {f.name: dtype_of(p.values[f.value].dtype) for p in self.plan.programs for f in p.feeds}
+        self._job: Job | None = None
+        self._here: Here | None = None
         try:
-            self._deployment: Deployment = self._job.deploy(self.plan, self._job.agents, trace=trace)
+            self._deployment = self._deployed(backend, known)
             self._deployment.init(self.plan.seed if seed is None else seed)
         except BaseException as error:
             self.close()
             raise self._explained(error) from None
+
+    def _deployed(self, backend: Literal["auto", "here", "processes", "threads"], known: Mapping[str, Op]) -> Deployed:
+        if backend == "here" or (backend == "auto" and len(self.plan.machines) == 1):
+            self._here = Here(self.plan, ops=known, trace=self._traced)
+            return self._here
+        own: Literal["processes", "threads"] = "threads" if backend == "threads" else "processes"
+        self._job = Job(len(self.plan.machines), JobOptions(backend=own, ops=known))
+        return self._job.deploy(self.plan, self._job.agents, trace=self._traced)
 
     # -- running ------------------------------------------------------------------------------------------------------
     def run(self, feeds: Mapping[str, Any] | None = None) -> dict[str, Array]:
@@ -98,8 +111,7 @@ class Session:
         return outputs
 
     def _arrays(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
-        types = {f.name: dtype_of(p.values[f.value].dtype) for p in self.plan.programs for f in p.feeds}
-        arrays = {}
+        types, arrays = self._types, {}
         for name, value in feeds.items():
             typed = isinstance(value, np.ndarray | np.generic) or name not in types
             try:
@@ -132,7 +144,7 @@ class Session:
     @property
     def pids(self) -> dict[str, int]:
         """Process of each machine."""
-        return {name: agent.joined.pid for name, agent in self._deployment.machines.items()}
+        return self._deployment.pids
 
     def bytes_between(self) -> dict[tuple[str, str], int]:
         """Payload bytes that have crossed for each (from, to), counted where they were sent."""
@@ -164,11 +176,14 @@ class Session:
         return write_trace(path, with_predicted(self.plan, self._deployment.traces()))
 
     def _explained(self, error: BaseException) -> BaseException:
-        return self._job.explain(error) if isinstance(error, RainshedError) else error
+        return self._job.explain(error) if self._job is not None and isinstance(error, RainshedError) else error
 
     def close(self) -> None:
         """End all workers; safe to call twice."""
-        self._job.close()
+        if self._job is not None:
+            self._job.close()
+        if self._here is not None:
+            self._here.close()
 
     def __enter__(self) -> Self:
         return self

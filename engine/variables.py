@@ -12,12 +12,12 @@ import numpy as np
 from rainshed.engine.checkpoint import CheckpointReader, Kind, TensorSpec, compare, latest, write_checkpoint
 from rainshed.ops.errors import CheckpointError
 from rainshed.ops.types import dtype_of
-from rainshed.runtime.cluster.job import Deployment
+from rainshed.runtime.cluster.deployed import Deployed
 
 Array = np.ndarray[Any, Any]
 
 
-def tensors_of(deployment: Deployment) -> dict[str, TensorSpec]:
+def tensors_of(deployment: Deployed) -> dict[str, TensorSpec]:
     """Every variable as a checkpoint names it; what an optimizer keeps beside a variable `w` is called `w/slot`."""
     programs = deployment.plan.programs
     trained = {v.name for p in programs for v in p.variables if v.trainable}
@@ -30,7 +30,7 @@ def tensors_of(deployment: Deployment) -> dict[str, TensorSpec]:
 
 
 def save_variables(
-    deployment: Deployment, directory: str | Path, step: int, metadata: Mapping[str, Any] | None = None
+    deployment: Deployed, directory: str | Path, step: int, metadata: Mapping[str, Any] | None = None
 ) -> Path:
     """Write a checkpoint of all variables; its path. Raises CheckpointError."""
     with write_checkpoint(directory, step, tensors_of(deployment), metadata) as writer:
@@ -39,7 +39,7 @@ def save_variables(
         return writer.commit()
 
 
-def load_variables(deployment: Deployment, path: str | Path) -> int:
+def load_variables(deployment: Deployed, path: str | Path) -> int:
     """Set the variables from a file; the step it was written at, 0 if it does not tell.
 
     path    a folder of checkpoints, of which the newest is taken, one of them, a .safetensors file, or an .npz file

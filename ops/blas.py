@@ -13,7 +13,6 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 Array = np.ndarray[Any, Any]
-Call = Callable[[], object]
 
 ROWS, PLAIN, TURNED = 101, 111, 112  # CBLAS: rows lie one after the other; an operand as it is, or transposed
 LETTERS = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
@@ -29,10 +28,9 @@ NAMES = (
 @lru_cache(maxsize=2)
 def gemm(letter: str) -> Callable[..., None] | None:
     """cblas_sgemm or cblas_dgemm, which releases the GIL; None where there is no OpenBLAS."""
-    for library in threadpool_info():
-        if library["internal_api"] != "openblas":
-            continue
-        loaded = ctypes.CDLL(library["filepath"])
+    libraries = [x["filepath"] for x in threadpool_info() if x["internal_api"] == "openblas"]
+    for path in sorted(libraries, key=lambda path: "numpy" not in path):  # other packages may bring one of their own
+        loaded = ctypes.CDLL(path)
         for name, size in NAMES:
             found = getattr(loaded, name.format(letter), None)
             if found is not None:
@@ -60,7 +58,7 @@ def gemm(letter: str) -> Callable[..., None] | None:
     return None
 
 
-def add_product(a: Array, b: Array, out: Array, *, alpha: float, beta: float) -> Call:
+def add_product(a: Array, b: Array, out: Array, *, alpha: float, beta: float) -> partial[Any]:
     """A function without arguments that makes `out` alpha * a @ b + beta * out. The arrays must stay where they are.
 
     Shapes  a: [m, k]; b: [k, n]; out: [m, n], none of them empty, of one type: float32 or float64

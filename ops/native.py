@@ -26,6 +26,11 @@ from rainshed.ops.types import TensorType, dtype_of
 HEADER = "for i in range(n):"
 
 
+def can_compile() -> bool:
+    """Whether Numba may compile in this process."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
 def native_calls(op: Op, operands: tuple[np.ndarray, ...], attrs: Attrs, pieces: int = 1) -> list[Call]:
     """At most so many calls without arguments, which fill the last operand together and may run at once.
 
@@ -58,7 +63,7 @@ def compiled(loop: Loop) -> Callable[..., None]:
     """The loop as machine code that releases the GIL; float errors give inf and NaN, as in NumPy."""
     numba = import_module("numba")
     source = loop.source(HEADER)
-    path = _source_file(source)
+    path = source_file(source)
     found: Callable[..., None]
     if path is None:
         found = numba.njit(nogil=True, error_model="numpy")(made(source))
@@ -72,7 +77,13 @@ def plain_loop(loop: Loop) -> Callable[..., None]:
     return made(loop.source(HEADER))
 
 
-def _source_file(source: str) -> Path | None:
+def is_cached(source: str) -> bool:
+    """Whether the cache on disk holds machine code of this source."""
+    path = source_file(source)
+    return path is not None and any((path.parent / "__pycache__").glob(f"{path.stem}.*.nbc"))
+
+
+def source_file(source: str) -> Path | None:
     """The file of the cache that holds this source; None where there is no place to write it."""
     name = hashlib.blake2b(source.encode(), digest_size=12).hexdigest()
     base = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")

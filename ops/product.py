@@ -11,17 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
-from rainshed.ops.blas import LETTERS, Array, Call, add_product
+from rainshed.ops.blas import LETTERS, Array, add_product
 from rainshed.ops.errors import GraphError, ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import FLOATS, Cost, Op, Types, op
 from rainshed.ops.types import Shape, TensorType, Type, broadcast, fixed, promote
 
+PLAIN: Attrs = MappingProxyType({"turn_a": False, "turn_b": False, "summed": 0, "alpha": 1.0})
+FEW = 8  # matrices of a batch, one call of BLAS each
 DEEP = 256  # shared axes shorter than this are laid one after the other, and multiplied at once
 
 
@@ -112,14 +115,14 @@ def _swapped(x: Array, turn: bool) -> Array:
 
 
 # -- by BLAS ----------------------------------------------------------------------------------------------------------
-def product_call(attrs: Attrs, *operands: Array) -> Call:
+def product_call(attrs: Attrs, *operands: Array) -> partial[Any]:
     """A function without arguments that fills the last operand from the others, none of which moves."""
     *inputs, out = operands
     pairs, c = _pairs(inputs, attrs)
     if out.dtype not in LETTERS or any(not x.size for x in operands):
         return partial(_cpu, *operands, **attrs)
     pairs = [(_swapped(a, attrs["turn_a"]), _swapped(b, attrs["turn_b"])) for a, b in pairs]
-    before: list[Call] = []
+    before: list[partial[Any]] = []
     if len(pairs) > 2 and all(a.shape[-1] < DEEP for a, _ in pairs):
         pairs = [_side_by_side(pairs, attrs, before)]
     if c is not None and c.ctypes.data != out.ctypes.data:
@@ -128,12 +131,22 @@ def product_call(attrs: Attrs, *operands: Array) -> Call:
     return calls[0] if not before and len(calls) == 1 else partial(_each, (*before, *calls))
 
 
-def _each(calls: tuple[Call, ...]) -> None:
+def matmul_call(a: Array, b: Array, out: Array) -> partial[Any] | None:
+    """The same for a plain product; None where NumPy does it as well: other types, none or many matrices."""
+    few = math.prod(out.shape[:-2]) <= FEW
+    if not few or not (a.dtype == b.dtype == out.dtype) or out.dtype not in LETTERS or not (a.size and b.size):
+        return None
+    return product_call(PLAIN, a, b, out)
+
+
+def _each(calls: tuple[partial[Any], ...]) -> None:
     for call in calls:
         call()
 
 
-def _matrices(pairs: list[tuple[Array, Array]], out: Array, summed: int, alpha: float, beta: float) -> list[Call]:
+def _matrices(
+    pairs: list[tuple[Array, Array]], out: Array, summed: int, alpha: float, beta: float
+) -> list[partial[Any]]:
     """One call of BLAS for each matrix of the batch, of each pair."""
     calls = []
     done: set[tuple[int, ...]] = set()
@@ -147,7 +160,7 @@ def _matrices(pairs: list[tuple[Array, Array]], out: Array, summed: int, alpha: 
     return calls
 
 
-def _side_by_side(pairs: list[tuple[Array, Array]], attrs: Attrs, before: list[Call]) -> tuple[Array, Array]:
+def _side_by_side(pairs: list[tuple[Array, Array]], attrs: Attrs, before: list[partial[Any]]) -> tuple[Array, Array]:
     """One pair whose shared axis is all the shared axes, one after the other; `before`: what fills it."""
     found = []
     for side, turn, axis in ((0, attrs["turn_a"], -1), (1, attrs["turn_b"], -2)):
@@ -163,8 +176,8 @@ def _side_by_side(pairs: list[tuple[Array, Array]], attrs: Attrs, before: list[C
     return found[0], found[1]
 
 
-def _joined(parts: list[Array], axis: int, out: Array) -> Call:
-    return lambda: np.concatenate(parts, axis=axis, out=out)
+def _joined(parts: list[Array], axis: int, out: Array) -> partial[Any]:
+    return partial(np.concatenate, parts, axis=axis, out=out)
 
 
 def product_of(pairs: Sequence[tuple[Node, Node]], c: Node | None, attrs: Mapping[str, Any]) -> Node:

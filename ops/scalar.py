@@ -144,9 +144,9 @@ def formula_rule(formula: str) -> Callable[..., Launches]:
     return rule
 
 
-def made(source: str, filename: str = "<rainshed kernel>") -> Callable[..., None]:
-    """The function `kernel` of a generated source."""
-    namespace: dict[str, Any] = {"cuda": cuda, "math": math, "THREADS": THREADS, **TYPES, "__name__": __name__}
+def made(source: str, filename: str = "<rainshed kernel>", **names: Any) -> Callable[..., None]:
+    """The function `kernel` of a generated source, which sees these names, too."""
+    namespace: dict[str, Any] = {"cuda": cuda, "math": math, "THREADS": THREADS, **TYPES, **names, "__name__": __name__}
     exec(compile(source, filename, "exec"), namespace)  # the text is ours: made from formulas of ops and numbers
     function: Callable[..., None] = namespace["kernel"]
     return function

@@ -184,6 +184,21 @@ class _Finder:
             self._ancestors.append(mine)
 
 
+def _together(
+    before: tuple[tuple[int, ...], ...], groups: Iterable[Sequence[int]], active: list[bool]
+) -> tuple[tuple[int, ...], ...]:
+    """The dependencies with each group as its first; its others are no longer active."""
+    first = {i: group[0] for group in groups for i in group}
+    if not first:
+        return before
+    found: list[set[int]] = [set() for _ in before]
+    for i, earlier in enumerate(before):
+        own = first.get(i, i)
+        found[own].update(other for other in (first.get(j, j) for j in earlier) if other != own)
+        active[i] = active[i] and own == i
+    return tuple(tuple(sorted(one)) for one in found)
+
+
 class Dispatcher:
     """The state of one step. Not thread-safe: its user holds a lock.
 
@@ -194,11 +209,21 @@ class Dispatcher:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        before = dependencies(program)
+        self._before = dependencies(program)
         n = len(program.instructions)
-        active = [not (isinstance(x, Free) or is_static(program, x)) for x in program.instructions]
         # The rank orders the ready: unique, small first; `rank % n` is the instruction.
         self.ranks = tuple(i - n if isinstance(x, Send | Recv) else i for i, x in enumerate(program.instructions))
+        self._recvs = tuple(i for i, x in enumerate(program.instructions) if isinstance(x, Recv))
+        self._left = [-1] * n  # how many others each one waits for; -1: done
+        self.remaining = 0  # instructions of this step that are not done
+        self.group(())
+
+    def group(self, groups: Iterable[Sequence[int]]) -> None:
+        """From the next step on these instructions are done together: each group in the list's order, with nothing else
+        between; its first stands for all."""
+        program, n = self.program, len(self.program.instructions)
+        active = [not (isinstance(x, Free) or is_static(program, x)) for x in program.instructions]
+        before = _together(self._before, groups, active)
         after: list[list[int]] = [[] for _ in range(n)]
         for i, earlier in enumerate(before):
             for j in earlier:
@@ -207,9 +232,6 @@ class Dispatcher:
         self._needed = [len(x) if active[i] else -1 for i, x in enumerate(before)]
         self._first = sorted((i for i, x in enumerate(self._needed) if x == 0), key=self.ranks.__getitem__)
         self._active = sum(active)
-        self._recvs = tuple(i for i, x in enumerate(program.instructions) if isinstance(x, Recv))
-        self._left = [-1] * n  # how many others each one waits for; -1: done
-        self.remaining = 0  # instructions of this step that are not done
 
     def start(self) -> Sequence[int]:
         """Begin a step: what is ready at once."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from rainshed.compiler.plan import Instruction, Program, Recv, Send
 from rainshed.ops.access import Box
 from rainshed.ops.errors import ProtocolError, RainshedError, StallError, UsageError
+from rainshed.ops.native import can_compile
 from rainshed.ops.op import Op
 from rainshed.runtime.buffers import Array
 from rainshed.runtime.deadlines import Timeouts
@@ -33,6 +34,9 @@ from rainshed.runtime.rendezvous import Rendezvous, Then, Where
 from rainshed.runtime.trace import RECV, RUN, SEND, WAIT, Recorder
 from rainshed.runtime.wire import array_buffer
 
+COMPILE_AT: Final = (
+    10  # steps without machine code that must be compiled first: a short run does not wait for a compiler
+)
 _now_ns = time.perf_counter_ns
 
 
@@ -70,12 +74,16 @@ class Executor:
         self.machine = program.machine
         self._options = options or Options()
         self._recorder = self._options.recorder
-        self._dispatcher = Dispatcher(program)
         self._rendezvous = Rendezvous(program)
         self._loaded = Loaded(program, ops, self._options.kernels, self._options.threads)
+        self._dispatcher = Dispatcher(program)
+        self._ran = 0
+        self._native = self._options.kernels == "native" and self._recorder is None and can_compile()
         self._peers = self._checked_peers(peers)
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
+        if self._native and self._loaded.needs_machine_code:
+            self._join(compiling=False)
         self._ready: list[int] = []  # heap of ranks
         self._cut: dict[int, list[int]] = {}  # instructions in pieces: how many have begun, and how many are not over
         self._idle = self._running = 0
@@ -102,6 +110,12 @@ class Executor:
             thread.start()
 
     # -- loading ----
+
+    def _join(self, *, compiling: bool) -> None:
+        """Join small kernels, between two steps. What is traced stays apart."""
+        self._loaded.join(compiling=compiling)
+        with self._lock:
+            self._dispatcher.group([segment.members for segment in self._loaded.segments])
 
     def _checked_peers(self, peers: Peers | None) -> Peers | None:
         talks = [i for i in self.program.instructions if isinstance(i, Send | Recv)]
@@ -146,6 +160,9 @@ class Executor:
                 and others: the step is stopped, here and on all machines, and this executor cannot run another
         """
         self._check_usable()
+        if self._native and self._ran == COMPILE_AT:
+            self._join(compiling=True)
+        self._ran += 1
         self._label, self._counted = step, self._rendezvous.step
         self._stepping = True
         try:

@@ -9,10 +9,13 @@ from typing import Any
 from rainshed.compiler.plan import Assign, Program, Run, Value
 from rainshed.ops.access import Access, Box, box_size, boxes
 from rainshed.ops.errors import KernelError, PlanError, RainshedError
+from rainshed.ops.fused import fused
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.native import native_calls
+from rainshed.ops.matmul import matmul
+from rainshed.ops.native import can_compile, native_calls
 from rainshed.ops.op import Op
-from rainshed.ops.product import product, product_call
+from rainshed.ops.product import matmul_call, product, product_call
+from rainshed.ops.records import Records, copy_records, records_of
 from rainshed.ops.source import input_op
 from rainshed.ops.sweeps import in_order
 from rainshed.ops.text import parse_attr
@@ -21,7 +24,7 @@ from rainshed.ops.types import TensorType, TupleType, dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 
 Call = Callable[[], object]
-POLICIES = ("numpy", "numba")
+POLICIES = ("native", "numpy", "numba")
 CUT = ("product", "convolution", "elementwise", "reduction")  # kinds of work whose kernels are cut for threads
 
 
@@ -32,7 +35,8 @@ def type_of(value: Value) -> TensorType:
 class Kernels:
     """Makes the calls of one program.
 
-    policy  how runs of element-wise ops are done on the host: "numpy", block by block, or "numba", as compiled loops
+    policy  how kernels are done on the host: "numpy"; "native", small ones by machine code, with the same bits where they are
+            element-wise; "numba", runs of element-wise ops as compiled loops
     Raises  PlanError, from `call`, if an op is not in `ops`, or would refuse this instruction
     """
 
@@ -40,7 +44,8 @@ class Kernels:
         self._program = program
         self._arrays = buffers.arrays
         self._units = buffers.units
-        self._native = policy == "numba"
+        self._loops = policy == "numba" and can_compile()
+        self._native = policy != "numpy" and can_compile()
         self._ops = ops
         self._nodes: dict[object, Node] = {}  # instructions that differ in their arrays only are checked once
 
@@ -61,11 +66,17 @@ class Kernels:
         return self._bound(op, attrs, inputs, tuple(self._arrays[v] for v in instruction.outputs))
 
     def _bound(self, op: Op, attrs: Attrs, inputs: list[Array], outs: tuple[Array, ...]) -> Call:
-        if self._native and len(outs) == 1:
-            return in_order(native_calls(op, (*inputs, *outs), attrs))
         if op is product:
             return product_call(attrs, *inputs, *outs)
+        found = matmul_call(inputs[0], inputs[1], outs[0]) if op is matmul else None
+        if found is not None:
+            return found
+        if len(outs) == 1 and (self._loops if op is fused else self._has_native(op)):
+            return in_order(native_calls(op, (*inputs, *outs), attrs))
         return partial(op.cpu, *inputs, outs[0] if len(outs) == 1 else outs, **attrs)
+
+    def _has_native(self, op: Op) -> bool:
+        return self._native and op.native is not None
 
     def pieces(self, i: int, parts: int) -> tuple[Call, ...]:
         """The calls of a Run cut in `parts`, which may run at once, as tiles on machines do; none where it cannot be cut."""
@@ -75,6 +86,9 @@ class Kernels:
         if any(self._units.at(v) for v in (*run.inputs, *run.outputs)):
             return ()
         op, node = self._ops[run.op], self._checked_node(i, self._ops[run.op], run)
+        if self._has_native(op):
+            operands = tuple(self._arrays[v] for v in (*run.inputs, *run.outputs))
+            return tuple(native_calls(op, operands, node.attrs, parts))
         shapes = tuple(self._arrays[v].shape for v in run.inputs)
         access, out = node.access, self._arrays[run.outputs[0]]
         found = []
@@ -87,6 +101,23 @@ class Kernels:
         except RainshedError:  # attributes that hold for the whole only
             return ()
         return tuple(found)
+
+    def records(self, i: int, *, compiling: bool) -> Records | None:
+        """What machine code does in the place of the call of a Run or an Assign; None where there is nothing."""
+        instruction = self._program.instructions[i]
+        if isinstance(instruction, Assign):
+            inputs, outputs = (instruction.value,), (instruction.variable,)
+        elif isinstance(instruction, Run) and len(instruction.outputs) == 1:
+            inputs, outputs = instruction.inputs, instruction.outputs  # type: ignore[assignment]
+        else:
+            return None
+        if any(self._units.at(v) for v in (*inputs, *outputs)):
+            return None
+        arrays, out = [self._arrays[v] for v in inputs], self._arrays[outputs[0]]
+        if isinstance(instruction, Assign):
+            return copy_records(arrays[0], out, compiling=compiling)
+        op = self._ops[instruction.op]
+        return records_of(op, self._checked_node(i, op, instruction).attrs, arrays, out, compiling=compiling)
 
     def error(self, i: int, error: Exception) -> RainshedError:
         """What the kernel of instruction `i` raised, with op, machine and the user's line."""

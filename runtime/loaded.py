@@ -12,11 +12,13 @@ from rainshed.ops.access import Box, box_shape
 from rainshed.ops.errors import DataError, PlanError, UsageError
 from rainshed.ops.init import Init
 from rainshed.ops.op import Op
+from rainshed.ops.records import INEXACT
 from rainshed.ops.text import parse_attr
 from rainshed.ops.types import dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, type_of
+from rainshed.runtime.segments import Segment, segments_of
 from rainshed.runtime.wire import array_payload
 
 Feeds = Mapping[str, Any]  # input -> the whole array, or a function from a box to that part of it
@@ -56,6 +58,12 @@ class Loaded:
         self._assigned = {i.variable for i in program.instructions if isinstance(i, Assign)} | _written(program)
         self._old = {o.value: np.empty_like(self.arrays[o.value]) for o in program.outputs if o.value in self._assigned}
         self._bind()
+        self.segments: list[Segment] = []
+
+    @property
+    def needs_machine_code(self) -> bool:
+        """Whether there are kernels whose last bits depend on it: those go through it from the first step."""
+        return any(isinstance(i, Run) and i.op in INEXACT for i in self.program.instructions)
 
     def _bind(self) -> None:
         for i, instruction in enumerate(self.program.instructions):
@@ -80,6 +88,23 @@ class Loaded:
             pieces = self.kernels.pieces(i, self._threads)
             if len(pieces) > 1:
                 self.pieces[i] = pieces
+
+    def join(self, *, compiling: bool) -> None:
+        """Let runs of small kernels go through machine code. Whenever this is done, the values stay the same to the bit, but for
+        the ops in INEXACT.
+
+        compiling  False: only what needs no compiling
+        """
+        for segment in self.segments:
+            for i in segment.members:
+                self.calls[i] = self.kernels.call(i)
+        self.segments = segments_of(
+            self.program, self.kernels, threads=self._threads, apart=tuple(self.pieces), compiling=compiling
+        )
+        for segment in self.segments:
+            for i in segment.members:
+                self.calls[i] = None
+            self.calls[segment.members[0]] = segment.call
 
     def _run_once(self, i: int, call: Call) -> None:
         try:

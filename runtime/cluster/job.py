@@ -17,12 +17,12 @@ import numpy as np
 from rainshed.compiler.plan import Plan
 from rainshed.ops import CATALOGUE
 from rainshed.ops.access import Box, box_shape
-from rainshed.ops.errors import DataError, PeerLostError, RainshedError, UsageError
+from rainshed.ops.errors import PeerLostError, RainshedError, UsageError
 from rainshed.ops.op import Op
-from rainshed.ops.types import dtype_of
 from rainshed.runtime.auth import new_token
 from rainshed.runtime.cluster.agent import Agent, AgentOptions, AtOnce, Task, raw_json
 from rainshed.runtime.cluster.coordinator import AgentHandle, Coordinator, OnReport
+from rainshed.runtime.cluster.deployed import Deployed, slices_of
 from rainshed.runtime.cluster.orders import (
     Address,
     Arrived,
@@ -187,15 +187,18 @@ def _run_agent(agent: Agent) -> None:
         return  # the coordinator has been told, or has gone
 
 
-@dataclass(frozen=True, eq=False)
-class Deployment:
+class Deployment(Deployed):
     """A plan on the workers of a job: one replica."""
 
-    job: Job
-    plan: Plan
-    machines: Mapping[str, AgentHandle]
-    group: str
-    _offsets: dict[AgentHandle, int] = field(default_factory=dict)
+    def __init__(self, job: Job, plan: Plan, machines: Mapping[str, AgentHandle], group: str) -> None:
+        super().__init__(plan)
+        self.job, self.machines, self.group = job, machines, group
+        self._offsets: dict[AgentHandle, int] = {}
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process of each machine."""
+        return {name: agent.joined.pid for name, agent in self.machines.items()}
 
     @property
     def agents(self) -> list[AgentHandle]:
@@ -211,12 +214,12 @@ class Deployment:
 
         Raises  DataError for feeds that do not fit the plan
         """
-        arrays = self._checked(feeds)
+        arrays = self.checked(feeds)
         timeout_s = 2 * self.job.timeouts.step_s
         answers = []
         for program in self.plan.programs:
             parts = tuple((f.name, f.box) for f in program.feeds)
-            cut = [np.asarray(arrays[name][_slices(box)]) for name, box in parts]
+            cut = [np.asarray(arrays[name][slices_of(box)]) for name, box in parts]
             agent = self.machines[program.machine]
             answers.append(
                 self.job.coordinator.order(agent, "run step", RunStep(step, parts), cut, timeout_s=timeout_s)
@@ -228,7 +231,7 @@ class Deployment:
             for (name, box), value in zip(body.parts, values, strict=True):
                 if name not in wholes:
                     wholes[name] = np.empty(shapes[name, box], value.dtype)
-                wholes[name][_slices(box)] = value
+                wholes[name][slices_of(box)] = value
         return wholes
 
     def time_step(self, step: int) -> float:
@@ -259,39 +262,9 @@ class Deployment:
             self._offsets[agent] = clock_offset_ns(self._samples(agent))[0]
         return self._offsets[agent]
 
-    def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
-        needed = {
-            f.name: (dtype_of(program.values[f.value].dtype).name, f.whole)
-            for program in self.plan.programs
-            for f in program.feeds
-        }
-        strange = [name for name in feeds if name not in needed]
-        if strange:
-            raise DataError(f"the plan has no input {strange[0]!r}", inputs=", ".join(sorted(needed)) or "none")
-        arrays = {}
-        for name, (dtype, whole) in needed.items():
-            if name not in feeds:
-                raise DataError(f"input {name!r} was not given", given=", ".join(feeds) or "none")
-            array = np.asarray(feeds[name])
-            if array.dtype.name != dtype:
-                raise DataError(f"input {name!r} is {dtype}; found element type {array.dtype}")
-            if array.shape != whole:
-                raise DataError(f"input {name!r} is {dtype}{list(whole)}; found shape {list(array.shape)}")
-            arrays[name] = array
-        return arrays
-
     def release(self) -> None:
         """Let the workers go: they can become machines of another plan. This deployment is over."""
         self.job.coordinator.ask(self.agents, "be free", Nothing(), Nothing)
-
-    def parts(self, names: Sequence[str] | None = None) -> list[tuple[str, str, Box, tuple[int, ...], str]]:
-        """(machine, variable, box, whole shape, dtype) of every part of these variables, or of all."""
-        return [
-            (p.machine, v.name, v.box, v.whole, p.values[v.value].dtype)
-            for p in self.plan.programs
-            for v in p.variables
-            if names is None or v.name in names
-        ]
 
     def get(self, machine: str, parts: Sequence[tuple[str, Box]]) -> list[Array]:
         """The values of parts of variables that one machine owns."""
@@ -306,29 +279,6 @@ class Deployment:
 
     def _long(self, parts: Sequence[tuple[str, Box]], machine: str) -> float:
         return self.job.timeouts.for_bytes(sum(8 * int(np.prod(box_shape(box))) for _, box in parts))
-
-    def variables(self) -> dict[str, Array]:
-        """Every variable, whole. Only for models that fit here: see `parts` and `get` for those that do not."""
-        wholes: dict[str, Array] = {}
-        for machine, name, box, whole, dtype in self.parts():
-            wholes.setdefault(name, np.empty(whole, dtype_of(dtype).numpy))[_slices(box)] = self.get(
-                machine, [(name, box)]
-            )[0]
-        return wholes
-
-    def set_variables(self, values: Mapping[str, Any]) -> None:
-        """Set variables by name, each whole. Raises DataError before anything is set."""
-        known = {name: (whole, dtype) for _, name, _, whole, dtype in self.parts()}
-        arrays = {name: np.asarray(value) for name, value in values.items()}
-        for name, array in arrays.items():
-            if name not in known:
-                raise DataError(f"the plan has no variable {name!r}", variables=", ".join(sorted(known)) or "none")
-            whole, dtype = known[name]
-            if array.shape != whole or array.dtype != dtype_of(dtype).numpy:
-                raise DataError(f"variable {name!r} is {dtype}{list(whole)}; found {array.dtype}{list(array.shape)}")
-        for machine, name, box, _, _ in self.parts():
-            if name in arrays:
-                self.put(machine, [(name, box)], [np.asarray(arrays[name][_slices(box)])])
 
     def bytes_between(self) -> dict[tuple[str, str], int]:
         """Payload bytes that crossed for each (from, to), counted where they were sent."""
@@ -377,7 +327,3 @@ class Deployment:
 
 def _shifted(trace: MachineTrace, offset_ns: int) -> MachineTrace:
     return MachineTrace(**{**{f: getattr(trace, f) for f in trace.__struct_fields__}, "offset_ns": offset_ns})
-
-
-def _slices(box: Box) -> tuple[slice, ...]:
-    return tuple(slice(low, high) for low, high in box)

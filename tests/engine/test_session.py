@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -211,3 +212,20 @@ def test_processes_get_ops_of_the_users_own():
         assert len(set(session.pids.values())) == 2
         found = session.run({"x": np.arange(4, dtype=np.float32)})
     np.testing.assert_array_equal(found["y"], [0, 1, 8, 27])
+
+
+def test_one_machine_runs_in_this_process_and_gives_what_a_worker_gives():
+    graph = net(optimizer=rs.Adagrad(0.5))
+    found = []
+    for backend in ("auto", "threads"):
+        with rs.Session(graph, seed=3, backend=backend) as session:
+            assert session.pids == {"m0": os.getpid()} and session.bytes_between() == {}
+            outputs = [session.run(batch()) for _ in range(3)]
+            found.append(([o["loss"] for o in outputs], session.variables()))
+            outputs[-1]["loss"][...] = 7  # a copy: the next step does not know of it
+            assert session.run(batch())["loss"] < outputs[0]["loss"]
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        np.testing.assert_array_equal(value, found[1][1][name])
+    with pytest.raises(UsageError, match="2 machines does not run in one process"):
+        rs.Session(graph, rs.Cluster.local(2), backend="here")

@@ -1,0 +1,252 @@
+"""Kernels as records for machine code: an address, and the numbers that it is called with. What has no record runs by Python.
+
+The results have the bits of the Python kernels, but for the ops in INEXACT: so it makes no difference when a program goes over
+to machine code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from rainshed.ops.blas import Array, gemm
+from rainshed.ops.broadcast import sum_to
+from rainshed.ops.cuda import merged, steps_of, stretched
+from rainshed.ops.elementwise import ELEMENTWISE, where
+from rainshed.ops.fused import fused, lines_of
+from rainshed.ops.ir import Attrs
+from rainshed.ops.matmul import matmul
+from rainshed.ops.native import is_cached, source_file
+from rainshed.ops.op import Op
+from rainshed.ops.product import matmul_call, product, product_call
+from rainshed.ops.reduce import sum as sum_
+from rainshed.ops.scalar import Line, expression, made
+from rainshed.ops.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_grad
+from rainshed.ops.types import DType, dtype_of
+
+EXACT: Final = frozenset(
+    {
+        "add", "subtract", "multiply", "divide", "negative", "abs", "square", "sqrt", "reciprocal", "maximum", "minimum",
+        "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not",
+        "relu", "step_positive",
+    }
+)  # fmt: skip
+FORMULAS: Final = frozenset(op.formula for name, op in ELEMENTWISE.items() if name in EXACT) | {where.formula, "x0"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One call: `numbers` are the arguments of `function`; `kept` are the arrays behind the addresses among them."""
+
+    function: Any  # of machine_code.py, or made by it
+    numbers: Array
+    kept: tuple[Any, ...]
+
+
+Records = tuple[Record, ...]
+INEXACT: Final = frozenset({"sum", "softmax_cross_entropy", "softmax_cross_entropy_grad"})
+MANY_ROWS: Final = 4096
+
+
+def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compiling: bool = True) -> Records | None:
+    """The calls that do what the op's kernel does with these arrays, which must not move; None: there are none.
+
+    compiling  False: no loop is compiled that this process or the cache on disk does not have
+    """
+    if not out.size or any(not x.size or not x.flags.c_contiguous for x in (*inputs, out)):
+        return None
+    if op is fused:
+        return _loop(lines_of(attrs["body"]), inputs, out, compiling)
+    if op.formula is not None:
+        return _loop((Line(op.formula, tuple(range(len(inputs))), dtype_of(out.dtype)),), inputs, out, compiling)
+    rule = _RULES.get(op.name)
+    if rule is None or any(x.dtype.kind == "f" and x.dtype != np.float32 for x in (*inputs, out)):
+        return None
+    return rule(attrs, inputs, out, compiling)
+
+
+@lru_cache(maxsize=1)
+def machine_code() -> Any:
+    """The module with what is compiled. It takes a while to load."""
+    return import_module("rainshed.ops.machine_code")
+
+
+# -- element-wise loops -----------------------------------------------------------------------------------------------
+def _loop(lines: tuple[Line, ...], inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    types = [dtype_of(x.dtype) for x in (*inputs, out)]
+    known = all(line.formula in FORMULAS or not line.args for line in lines) and not _cuts(lines, types[:-1])
+    if not known or any(t.short not in ("f32", "f64", "i32", "i64") for t in types):
+        return None
+    shape, own, *steps = merged(out.shape, steps_of(out.shape), *(stretched(x.shape, out.shape) for x in inputs))
+    inner = tuple(s[-1] for s in steps)
+    if own[-1] != 1 and out.size > 1:
+        return None
+    outer = np.array([shape[:-1], *(s[:-1] for s in steps)], np.int64)
+    loop = Loop(tuple(types[:-1]), types[-1], inner, lines)
+    if not compiling and not is_cached(loop.source()):
+        return None
+    function = _compiled(loop)
+    numbers = [math.prod(shape[:-1]), shape[-1], len(shape) - 1, outer.ctypes.data, *map(_address, (*inputs, out))]
+    return (Record(function, np.array(numbers, np.int64), (outer, *inputs, out)),)
+
+
+def _cuts(lines: tuple[Line, ...], inputs: list[DType]) -> bool:
+    """Whether a float becomes a whole number, which machines do in different ways where it does not fit."""
+    dtypes = [*inputs]
+    for line in lines:
+        if line.args and line.dtype.kind == "int" and any(dtypes[a].kind == "float" for a in line.args):
+            return True
+        dtypes.append(line.dtype)
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """What a loop's source depends on; `steps`: of each input along the innermost axis."""
+
+    inputs: tuple[DType, ...]
+    output: DType
+    steps: tuple[int, ...]
+    lines: tuple[Line, ...]
+
+    def source(self) -> str:
+        """Arguments: how many rows, elements of a row, axes of rows, their shape and steps, the arrays."""
+        count = len(self.inputs)
+        text = ["def kernel(a):", "    rows, n, rank, table = a[0], a[1], a[2], i64_at(a[3])"]
+        for i, t in enumerate((*self.inputs, self.output)):
+            text.append(f"    p{i} = {t.short}_at(a[{4 + i}])")
+        text += ["    for row in range(rows):", "        rest = row"]
+        text += [f"        b{i} = 0" for i in range(count)]
+        text += ["        for axis in range(rank - 1, -1, -1):"]
+        text += ["            k = rest % table[axis]", "            rest //= table[axis]"]
+        text += [f"            b{i} += k * table[{i + 1} * rank + axis]" for i in range(count)]
+        text += ["        base = row * n", "        for j in range(n):"]
+        for i, step in enumerate(self.steps):
+            text.append(f"            v{i} = p{i}[b{i}{'' if not step else ' + j' if step == 1 else f' + j * {step}'}]")
+        dtypes = [*self.inputs]
+        for line in self.lines:
+            own, names = tuple(dtypes[a] for a in line.args), tuple(f"v{a}" for a in line.args)
+            value = expression(line.formula, names, own, line.dtype) if line.args else line.formula
+            text.append(f"            v{len(dtypes)} = {value}")
+            dtypes.append(line.dtype)
+        return "\n".join([*text, f"            p{count}[base + j] = v{len(dtypes) - 1}", "    return 0", ""])
+
+
+@lru_cache(maxsize=4096)
+def _compiled(loop: Loop) -> Any:
+    code = machine_code()
+    source = loop.source()
+    path = source_file(source)
+    names = {f"{short}_at": at for short, at in code.POINTERS.items()}
+    function = made(source, str(path or "<rainshed kernel>"), **names)
+    return code.compile_kernel(function, cached=path is not None)
+
+
+def _address(x: Array) -> int:
+    return int(x.ctypes.data)
+
+
+def copy_records(source: Array, out: Array, *, compiling: bool) -> Records | None:
+    """The calls that copy an array to one of its shape."""
+    return _loop((Line("x0", (0,), dtype_of(out.dtype)),), [source], out, compiling)
+
+
+# -- products, reductions ---------------------------------------------------------------------------------------------
+def _product(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    return _by_blas(product_call(attrs, *inputs, out), (*inputs, out), compiling)
+
+
+def _by_blas(call: partial[Any], kept: tuple[Array, ...], compiling: bool) -> Records | None:
+    steps = call.args[0] if call.func is not _sgemm() and call.args and isinstance(call.args[0], tuple) else (call,)
+    found: list[Record] = []
+    for step in steps:
+        more = _copied(step, compiling) if step.func is np.copyto else _multiplied(step, kept)
+        if more is None:
+            return None
+        found += more
+    return tuple(found)
+
+
+def _sgemm() -> Any:
+    return gemm("s")
+
+
+def _copied(step: Any, compiling: bool) -> Records | None:
+    out, source = step.args
+    return copy_records(source, out, compiling=compiling)
+
+
+def _multiplied(step: Any, kept: tuple[Array, ...]) -> Records | None:
+    """One call of BLAS. Only with 64-bit sizes: they are read as they stand."""
+    function = _sgemm()
+    if function is None or step.func is not function or function.argtypes[3] is not ctypes.c_int64:
+        return None
+    numbers = [ctypes.cast(function, ctypes.c_void_p).value or 0]
+    for value in step.args:
+        numbers.append(value if isinstance(value, int) else int(np.float32(value).view(np.uint32)))
+    return (Record(machine_code().multiply, np.array(numbers, np.int64), kept),)
+
+
+def _matmul(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    call = matmul_call(inputs[0], inputs[1], out)
+    return None if call is None else _by_blas(call, (*inputs, out), compiling)
+
+
+def _sum_to(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    (x,) = inputs
+    if x.dtype != np.float32 or x.shape[x.ndim - out.ndim :] != out.shape or x.ndim == out.ndim:
+        return None
+    return _rows(x.size // out.size, out.size, x, out)
+
+
+def _sum(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    (x,) = inputs
+    lead = len(attrs["axis"])
+    if x.dtype != np.float32 or not lead or tuple(attrs["axis"]) != tuple(range(lead)):
+        return None
+    return _rows(x.size // out.size, out.size, x, out)
+
+
+def _rows(rows: int, columns: int, x: Array, out: Array) -> Records | None:
+    if rows > MANY_ROWS:  # NumPy adds long sums in pairs, which is more exact
+        return None
+    return (_record(machine_code().add_rows, (rows, columns), (x, out)),)
+
+
+def _record(kernel: Any, sizes: tuple[int, ...], arrays: tuple[Array, ...]) -> Record:
+    return Record(kernel, np.array([*sizes, *map(_address, arrays)], np.int64), arrays)
+
+
+def _losses(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    logits, labels = inputs
+    if labels.dtype != np.int64 or labels.shape != logits.shape[:-1]:
+        return None
+    return (_record(machine_code().cross_entropy, (labels.size, logits.shape[-1]), (logits, labels, out)),)
+
+
+def _slopes(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    logits, labels, dy = inputs
+    if labels.dtype != np.int64 or labels.shape != logits.shape[:-1] or dy.shape != labels.shape:
+        return None
+    return (_record(machine_code().cross_entropy_slope, (labels.size, logits.shape[-1]), (logits, labels, dy, out)),)
+
+
+Rule = Callable[[Attrs, list[Array], Array, bool], Records | None]
+_RULES: Final[Mapping[str, Rule]] = MappingProxyType(
+    {
+        product.name: _product,
+        matmul.name: _matmul,
+        sum_to.name: _sum_to,
+        sum_.name: _sum,
+        softmax_cross_entropy.name: _losses,
+        softmax_cross_entropy_grad.name: _slopes,
+    }
+)
