@@ -1,7 +1,7 @@
 """local2d and its gradients as lists of products for `ops/vector.py`: one product for each position of the result.
 
-Images are the rows, so the weights of a position, which are most of the memory, pass through the cache once. The gradient of
-the weights is written once, and cut like the weights along the rows of positions.
+All images are done at once, so the weights of a position, which are most of the memory, pass through the cache once. The
+gradient of the weights is written once, and cut like the weights along the rows of positions.
 """
 
 from __future__ import annotations
@@ -117,7 +117,10 @@ def _weigh(made: Products, output: TensorType, attrs: Attrs, operands: tuple[Arr
 
 
 def input_gradient(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
-    """The calls of local2d_input_grad: rows are images; columns are the taps and channels of one row of a window."""
+    """The calls of local2d_input_grad: rows are taps and channels of a window, columns are images.
+
+    So the weights are read as they lie, in images whose last axis is the image's number.
+    """
     made = ready(types, output)
     return None if made is None else partial(_input, made, types[1], attrs)
 
@@ -129,40 +132,31 @@ def _input(made: Products, w: TensorType, attrs: Attrs, operands: tuple[Array, .
     sides = _sides(windows, result.shape[1:3], (oh, ow))
     size = tuple(n + max(0, low) + max(0, high) for n, (low, high) in zip(result.shape[1:3], sides, strict=True))
     start = (max(0, -sides[0][0]) * size[1] + max(0, -sides[1][0])) * channels
-    numbers, positions = math.prod(size) * channels, oh * ow
-    at = start + _windows_at(windows, (oh, ow), size[1], channels)
-    rows = np.arange(kh)
-    places = (
-        np.repeat(np.arange(positions) * out, kh),
-        grid(np.arange(positions) * kh * kw * channels * out, rows * kw * channels * out),
-        grid(at, rows * size[1] * channels),
-    )
+    positions, taps = np.arange(oh * ow), kh * kw * channels
     calls: list[Call] = []
-    for low, high in cuts(len(dy), pieces):
+    for low, high in cuts(len(dy), pieces, made.shape.width):
+        columns = -(-(high - low) // made.shape.width) * made.shape.width
+        at = (start + _windows_at(windows, (oh, ow), size[1], channels)) * columns
         sweeps = Sweeps(
-            places=np.arange(low, high) * positions * out,
-            targets=np.arange(high - low) * numbers,
+            places=np.arange(taps) * out,
+            targets=grid(np.arange(kh) * size[1] * channels, range(kw * channels)) * columns,
             runs=np.zeros(1, np.int64),
             length=out,
-            weights=np.arange(out),
-            columns=kw * channels,
-            step=out,
-            units=_units(places, (0, high - low), 1, add=1),
-            packs="each",
+            weights=np.arange(out) * columns,
+            columns=columns,
+            units=_units((positions * taps * out, positions * out * columns, at), (0, taps), 1, add=1),
+            packs=_fits(made, columns),
         )
-        calls.append(partial(_onto_frame, sweeps.prepared(made), (dy, weights, result[low:high]), sides))
+        room = (*size, channels, columns)
+        calls.append(partial(_by_image, sweeps.prepared(made), (dy[low:high], weights, result[low:high]), sides, room))
     return calls
 
 
-def _onto_frame(run: Run, operands: tuple[Array, Array, Array], sides: tuple[Pair, ...]) -> None:
+def _by_image(run: Run, operands: tuple[Array, Array, Array], sides: tuple[Pair, ...], room: tuple[int, ...]) -> None:
     """Add into images with their padding, and keep what is inside."""
     dy, weights, out = operands
-    tops = tuple(max(0, low) for low, _ in sides)
-    if all(low <= 0 and high <= 0 for low, high in sides):
-        out[...] = 0
-        run(dy, weights, out)
-        return
-    size = tuple(n + max(0, low) + max(0, high) for n, (low, high) in zip(out.shape[1:3], sides, strict=True))
-    frame = np.zeros((len(out), *size, out.shape[3]), np.float32)
-    run(dy, weights, frame)
-    out[...] = frame[:, tops[0] : tops[0] + out.shape[1], tops[1] : tops[1] + out.shape[2]]
+    given, found = np.zeros((*dy.shape[1:], room[-1]), np.float32), np.zeros(room, np.float32)
+    given[..., : len(dy)] = np.moveaxis(dy, 0, -1)
+    run(weights, given, found)
+    rows, columns = (slice(max(0, low), max(0, low) + n) for n, (low, _) in zip(out.shape[1:3], sides, strict=True))
+    out[...] = np.moveaxis(found[rows, columns, :, : len(out)], -1, 0)
