@@ -15,7 +15,7 @@ from rainshed.ops.access import Access, Axis, Interval, Reach
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import FLOATS, REQUIRED, Cost, Op, Tile, Types, op
-from rainshed.ops.pool2d_native import handed, largest, total, won
+from rainshed.ops.pool2d_native import handed, largest, total, winners
 from rainshed.ops.source import constant
 from rainshed.ops.types import TensorType, Type, fixed, promote
 from rainshed.ops.window import Pair, Window, clean_padding, clean_pair, image_size, lows, two_windows
@@ -201,7 +201,7 @@ max_pool2d_grad: Op = op(
     tile=_max_grad_tile,
     cost=_max_grad_cost,
     cpu=_max_grad_cpu,
-    native=won,
+    native=winners,
     doc="The gradient of max_pool2d for x, from x and dy; of equal values the first wins.",
 )
 

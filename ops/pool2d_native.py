@@ -6,7 +6,7 @@ window, stride, low). The functions are compiled when the first kernel is asked 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
@@ -14,166 +14,263 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.ir import Attrs
+from rainshed.ops.launch import bound
 from rainshed.ops.op import Bind, Call, Types
 from rainshed.ops.sweeps import cuts
 from rainshed.ops.types import TensorType, fixed
-from rainshed.ops.vector import Array
+from rainshed.ops.vector import Array, address_intrinsic, target_shape
 from rainshed.ops.window import lows
 
-FLOATS = "float32[::1]"
+FLOATS, SIZES = "float32[::1]", "UniTuple(int64, 11)"
+Emit = Callable[..., None]
 
 
-def _largest(x, out, n, first, last):  # type: ignore[no-untyped-def]
+# -- one window, in LLVM's language -----------------------------------------------------------------------------------
+class _Taps:
+    """Writes the loops over a window: channels outside, a vector at a time and then one by one; taps inside, in registers."""
+
+    def __init__(self, builder: Any, x: Any, taps: Sequence[Any], channels: Any) -> None:
+        self.ir, self.tools, self.builder = import_module("llvmlite.ir"), import_module("numba.core.cgutils"), builder
+        self.x, self.channels = x, channels
+        self.rows, self.row_step, self.columns, self.column_step = taps
+
+    def each(self, body: Callable[[Any, int], None]) -> None:
+        """`body` for each part of the channels: where it begins, and how many it has."""
+        builder, width = self.builder, target_shape().width
+        edge = builder.and_(self.channels, self.count(-width))
+        with self.tools.for_range_slice(builder, self.count(0), edge, self.count(width), inc=True) as (c, _):
+            body(c, width)
+        with self.tools.for_range_slice(builder, edge, self.channels, self.count(1), inc=True) as (c, _):
+            body(c, 1)
+
+    def over(self, c: Any, body: Callable[[Any, Any], None]) -> None:
+        """`body` for each tap: the place of channel c in x, and the taps' numbers."""
+        builder = self.builder
+        with self.tools.for_range(builder, self.rows) as row, self.tools.for_range(builder, self.columns) as column:
+            down, across = builder.mul(row.index, self.row_step), builder.mul(column.index, self.column_step)
+            body(builder.add(c, builder.add(down, across)), (row.index, column.index))
+
+    def count(self, value: int) -> Any:
+        return self.ir.Constant(self.ir.IntType(64), value)
+
+    def kind(self, width: int) -> Any:
+        return self.ir.VectorType(self.ir.FloatType(), width)
+
+    def full(self, value: float, width: int) -> Any:
+        return self.ir.Constant(self.kind(width), [value] * width)
+
+    def at(self, address: Any, place: Any, width: int) -> Any:
+        pointer = self.builder.inttoptr(address, self.ir.FloatType().as_pointer())
+        return self.builder.bitcast(self.builder.gep(pointer, [place]), self.kind(width).as_pointer())
+
+    def load(self, address: Any, place: Any, width: int) -> Any:
+        return self.builder.load(self.at(address, place, width), align=4)
+
+    def reduced(self, c: Any, width: int, first: float, step: Callable[[Any, Any], Any]) -> Any:
+        """A variable that holds what `step` makes of all taps."""
+        builder = self.builder
+        total = self.tools.alloca_once(builder, self.kind(width))
+        builder.store(self.full(first, width), total)
+
+        def tap(place: Any, _: Any) -> None:
+            builder.store(step(builder.load(total), self.load(self.x, place, width)), total)
+
+        self.over(c, tap)
+        return builder.load(total)
+
+    def greater(self, best: Any, value: Any) -> Any:
+        """As NumPy's maximum: what is not a number, stays."""
+        builder = self.builder
+        wins = builder.or_(builder.fcmp_ordered(">", value, best), builder.fcmp_unordered("uno", value, value))
+        return builder.select(wins, value, best)
+
+
+def _emit_pool(
+    builder: Any, x: Any, rows: Any, row_step: Any, columns: Any, step: Any, channels: Any, out: Any, greatest: Any
+) -> None:
+    """The greatest value of the taps, or their sum."""
+    taps = _Taps(builder, x, (rows, row_step, columns, step), channels)
+
+    def largest(c: Any, width: int) -> None:
+        builder.store(taps.reduced(c, width, -np.inf, taps.greater), taps.at(out, c, width), align=4)
+
+    def total(c: Any, width: int) -> None:
+        builder.store(taps.reduced(c, width, 0.0, builder.fadd), taps.at(out, c, width), align=4)
+
+    with builder.if_else(builder.icmp_signed("!=", greatest, taps.count(0))) as (then, otherwise):
+        with then:
+            taps.each(largest)
+        with otherwise:
+            taps.each(total)
+
+
+def _emit_won(
+    builder: Any, x: Any, rows: Any, row_step: Any, columns: Any, step: Any, channels: Any, out: Any, dy: Any, *box: Any
+) -> None:
+    """What dy gives to the first of the greatest taps is added to `out`.
+
+    box  first and last row and column of the window that are in `out`, and how far its rows lie apart
+    """
+    low, high, start, stop, apart = box
+    taps = _Taps(builder, x, (rows, row_step, columns, step), channels)
+
+    def part(c: Any, width: int) -> None:
+        best, given = taps.reduced(c, width, -np.inf, taps.greater), taps.load(dy, c, width)
+        free = taps.tools.alloca_once(builder, taps.kind(width))
+        builder.store(taps.full(1.0, width), free)
+
+        def tap(place: Any, number: Any) -> None:
+            row, column = number
+            one = taps.full(1.0, width)
+            equal = builder.fcmp_ordered("==", taps.load(x, place, width), best)
+            wins = builder.and_(equal, builder.fcmp_ordered("==", builder.load(free), one))
+            builder.store(builder.select(wins, taps.full(0.0, width), builder.load(free)), free)
+            inside = builder.and_(builder.icmp_signed(">=", row, low), builder.icmp_signed("<", row, high))
+            inside = builder.and_(inside, builder.icmp_signed(">=", column, start))
+            inside = builder.and_(inside, builder.icmp_signed("<", column, stop))
+            with builder.if_then(inside):
+                to = builder.add(builder.mul(row, apart), builder.mul(column, step))
+                kept = taps.at(out, builder.add(c, to), width)
+                share = builder.select(wins, given, taps.full(0.0, width))
+                builder.store(builder.fadd(builder.load(kept, align=4), share), kept, align=4)
+
+        taps.over(c, tap)
+
+    taps.each(part)
+
+
+def _intrinsics() -> dict[str, Any]:
+    """pool and won: functions of addresses, counts and steps."""
+    types, extending = import_module("numba").types, import_module("numba.extending")
+
+    def code(emit: Emit) -> Callable[..., Any]:
+        def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            emit(builder, *args)
+            return context.get_dummy_value()
+
+        return write
+
+    def pool(typing: Any, x: Any, rows: Any, row_step: Any, columns: Any, step: Any, channels: Any, out: Any,
+             greatest: Any) -> Any:  # fmt: skip
+        return types.void(*[types.int64] * 8), code(_emit_pool)
+
+    def won(typing: Any, x: Any, rows: Any, row_step: Any, columns: Any, step: Any, channels: Any, out: Any, dy: Any,
+            low: Any, high: Any, start: Any, stop: Any, apart: Any) -> Any:  # fmt: skip
+        return types.void(*[types.int64] * 13), code(_emit_won)
+
+    return {"address": address_intrinsic(), "pool": extending.intrinsic(pool), "won": extending.intrinsic(won)}
+
+
+# -- plain functions, compiled with these names bound -----------------------------------------------------------------
+address: Any = None
+pool: Any = None
+won: Any = None
+
+
+def _pooled(x, out, n, greatest, first, last):  # type: ignore[no-untyped-def]
+    """Each window to its place."""
     height, width, rows, columns, channels, tall, wide, down, across, top, left = n
     for i in range(first * rows, last * rows):
         image, row = divmod(i, rows)
+        above = max(0, row * down - top)
+        many = min(height, row * down - top + tall) - above
         for column in range(columns):
-            to = (i * columns + column) * channels
-            for c in range(channels):
-                out[to + c] = -np.inf
-            for h in range(max(0, row * down - top), min(height, row * down - top + tall)):
-                for v in range(max(0, column * across - left), min(width, column * across - left + wide)):
-                    at = ((image * height + h) * width + v) * channels
-                    for c in range(channels):
-                        value, best = x[at + c], out[to + c]
-                        out[to + c] = value if value > best or value != value else best
+            before = max(0, column * across - left)
+            some = min(width, column * across - left + wide) - before
+            at = address(x) + 4 * ((image * height + above) * width + before) * channels
+            to = address(out) + 4 * (i * columns + column) * channels
+            pool(at, many, width * channels, some, channels, channels, to, greatest)
 
 
-def _total(x, out, n, first, last):  # type: ignore[no-untyped-def]
-    height, width, rows, columns, channels, tall, wide, down, across, top, left = n
-    for i in range(first * rows, last * rows):
-        image, row = divmod(i, rows)
-        for column in range(columns):
-            to = (i * columns + column) * channels
-            for c in range(channels):
-                out[to + c] = 0
-            for h in range(max(0, row * down - top), min(height, row * down - top + tall)):
-                for v in range(max(0, column * across - left), min(width, column * across - left + wide)):
-                    at = ((image * height + h) * width + v) * channels
-                    for c in range(channels):
-                        out[to + c] += x[at + c]
-
-
-def _handed(dy, out, n, first, last):  # type: ignore[no-untyped-def]
+def _handed(dy, out, n, greatest, first, last):  # type: ignore[no-untyped-def]
     """What each position gets from the windows that cover it, from the last window to the first, as taps rise."""
     height, width, rows, columns, channels, tall, wide, down, across, top, left = n
     for i in range(first * rows, last * rows):
         image, row = divmod(i, rows)
-        low, high = max(0, (row + top - tall + down) // down), min(height - 1, (row + top) // down)
+        high = min(height - 1, (row + top) // down)
+        many = high - max(0, (row + top - tall + down) // down) + 1
         for column in range(columns):
-            to = (i * columns + column) * channels
-            for c in range(channels):
-                out[to + c] = 0
-            start, stop = max(0, (column + left - wide + across) // across), min(width - 1, (column + left) // across)
-            for h in range(high, low - 1, -1):
-                for v in range(stop, start - 1, -1):
-                    at = ((image * height + h) * width + v) * channels
-                    for c in range(channels):
-                        out[to + c] += dy[at + c]
+            stop = min(width - 1, (column + left) // across)
+            some = stop - max(0, (column + left - wide + across) // across) + 1
+            at = address(dy) + 4 * ((image * height + high) * width + stop) * channels
+            to = address(out) + 4 * (i * columns + column) * channels
+            pool(at, many, -width * channels, some, -channels, channels, to, greatest)
 
 
-def _won(x, dy, out, n, inside, room, first, last):  # type: ignore[no-untyped-def]
-    """dy goes to the first of the greatest values of its window. `room` is for the best values and whether they were met."""
+def _won(x, dy, out, n, inside, first, last):  # type: ignore[no-untyped-def]
+    """dy goes to the first of the greatest values of its window."""
     height, width, rows, columns, channels, tall, wide, down, across, top, left = n
     low, high, start, stop = inside
-    out[first * (high - low) * (stop - start) * channels : last * (high - low) * (stop - start) * channels] = 0
-    for i in range(last * rows - 1, first * rows - 1, -1):  # of the windows that share a position, the last adds first
+    apart = (stop - start) * channels
+    out[first * (high - low) * apart : last * (high - low) * apart] = 0
+    for i in range(last * rows - 1, first * rows - 1, -1):  # of windows that share a position, the last adds first
         image, row = divmod(i, rows)
-        above, below = max(0, row * down - top), min(height, row * down - top + tall)
+        above = max(0, row * down - top)
+        many = min(height, row * down - top + tall) - above
         for column in range(columns - 1, -1, -1):
-            before, behind = max(0, column * across - left), min(width, column * across - left + wide)
-            given = (i * columns + column) * channels
-            for c in range(channels):
-                room[c], room[channels + c] = -np.inf, 1
-            for h in range(above, below):
-                for v in range(before, behind):
-                    at = ((image * height + h) * width + v) * channels
-                    for c in range(channels):
-                        value, best = x[at + c], room[c]
-                        room[c] = value if value > best or value != value else best
-            for h in range(above, below):
-                for v in range(before, behind):
-                    at = ((image * height + h) * width + v) * channels
-                    to = ((image * (high - low) + h - low) * (stop - start) + v - start) * channels
-                    kept = low <= h < high and start <= v < stop
-                    for c in range(channels):
-                        wins = room[channels + c] if x[at + c] == room[c] else np.float32(0)
-                        room[channels + c] -= wins
-                        if kept:
-                            out[to + c] += dy[given + c] if wins else np.float32(0)
+            before = max(0, column * across - left)
+            some = min(width, column * across - left + wide) - before
+            at = address(x) + 4 * ((image * height + above) * width + before) * channels
+            given = address(dy) + 4 * (i * columns + column) * channels
+            to = address(out) + 4 * ((image * (high - low) + above - low) * apart + (before - start) * channels)
+            won(at, many, width * channels, some, channels, channels, to, given,
+                low - above, high - above, start - before, stop - before, apart)  # fmt: skip
 
 
+# -- compiled ---------------------------------------------------------------------------------------------------------
 @lru_cache(maxsize=8)
 def compiled(function: Callable[..., None], signature: str) -> Callable[..., None] | None:
     """The function, compiled; it releases the GIL. None with NUMBA_DISABLE_JIT=1."""
     numba = import_module("numba")
     if numba.config.DISABLE_JIT:
         return None
-    made: Callable[..., None] = numba.njit(signature, nogil=True, error_model="numpy", cache=True)(function)
+    own = bound(function, **_intrinsics())
+    made: Callable[..., None] = numba.njit(signature, nogil=True, error_model="numpy", cache=True)(own)
     return made
-
-
-def _sizes(read: tuple[int, ...], written: tuple[int, ...], attrs: Attrs, low: tuple[int, int]) -> tuple[int, ...]:
-    return (*read[1:3], *written[1:3], read[3], *attrs["size"], *attrs["stride"], *low)
 
 
 def _usable(types: Types, output: TensorType) -> bool:
     return all(t.dtype.name == "float32" and t.size for t in (*types, output))
 
 
-def _pool(function: Callable[..., None], types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
-    run = (
-        compiled(function, f"void({FLOATS}, {FLOATS}, UniTuple(int64, 11), int64, int64)")
-        if _usable(types, output)
-        else None
-    )
-    if run is None:
+def _sizes(read: tuple[int, ...], written: tuple[int, ...], attrs: Attrs, low: tuple[int, int]) -> tuple[int, ...]:
+    return (*read[1:3], *written[1:3], read[3], *attrs["size"], *attrs["stride"], *low)
+
+
+def _bound(run: Callable[..., None], rest: tuple[Any, ...], operands: tuple[Array, ...], pieces: int) -> list[Call]:
+    flat = [operand.reshape(-1) for operand in operands]
+    return [partial(run, *flat, *rest, *span) for span in cuts(len(operands[0]), pieces)]
+
+
+def _pool(types: Types, output: TensorType, attrs: Attrs, greatest: bool) -> Bind | None:
+    if not _usable(types, output):
         return None
-    low = lows(attrs["padding"]) if "padding" in attrs else attrs["low"]
-    return partial(_bound, run, _sizes(fixed(types[0].shape), fixed(output.shape), attrs, low))
-
-
-def _bound(run: Callable[..., None], n: tuple[int, ...], operands: tuple[Array, ...], pieces: int) -> list[Call]:
-    x, out = (operand.reshape(-1) for operand in operands)
-    return [partial(run, x, out, n, *span) for span in cuts(len(operands[0]), pieces)]
+    forward = "padding" in attrs
+    run = compiled(_pooled if forward else _handed, f"void({FLOATS}, {FLOATS}, {SIZES}, int64, int64, int64)")
+    low = lows(attrs["padding"]) if forward else attrs["low"]
+    n = _sizes(fixed(types[0].shape), fixed(output.shape), attrs, low)
+    return None if run is None else partial(_bound, run, (n, int(greatest)))
 
 
 def largest(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
     """The calls of max_pool2d."""
-    return _pool(_largest, types, output, attrs)
+    return _pool(types, output, attrs, True)
 
 
 def total(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
     """The calls of sum_pool2d."""
-    return _pool(_total, types, output, attrs)
+    return _pool(types, output, attrs, False)
 
 
 def handed(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
     """The calls of sum_pool2d_grad."""
-    return _pool(_handed, types, output, attrs)
+    return _pool(types, output, attrs, False)
 
 
-def won(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
+def winners(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
     """The calls of max_pool2d_grad."""
-    kinds = f"{FLOATS}, {FLOATS}, {FLOATS}, UniTuple(int64, 11), UniTuple(int64, 4), {FLOATS}, int64, int64"
-    run = compiled(_won, f"void({kinds})") if _usable(types, output) else None
-    if run is None:
+    if not _usable(types, output):
         return None
+    run = compiled(_won, f"void({FLOATS}, {FLOATS}, {FLOATS}, {SIZES}, UniTuple(int64, 4), int64, int64)")
     n = _sizes(fixed(types[0].shape), fixed(types[1].shape), attrs, attrs["low"])
-    inside: tuple[Any, ...] = (*attrs["inside"][0], *attrs["inside"][1])
-    return partial(_won_bound, run, n, inside)
-
-
-def _won_bound(
-    run: Callable[..., None],
-    n: tuple[int, ...],
-    inside: tuple[Any, ...],
-    operands: tuple[Array, ...],
-    pieces: int,
-) -> list[Call]:
-    x, dy, out = (operand.reshape(-1) for operand in operands)
-    room = [np.empty(2 * n[4], np.float32) for _ in range(pieces)]
-    return [
-        partial(run, x, dy, out, n, inside, own, *span)
-        for own, span in zip(room, cuts(len(operands[0]), pieces), strict=False)
-    ]
+    return None if run is None else partial(_bound, run, (n, (*attrs["inside"][0], *attrs["inside"][1])))

@@ -44,6 +44,12 @@ def shape_for(features: str) -> Shape:
     return Shape(width=8 if "avx" in on else 4, wide=6, narrow=8)
 
 
+def target_shape() -> Shape:
+    """For the CPU that Numba compiles for: this one, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
+    _, _, features = import_module("numba.core.registry").cpu_target.target_context.codegen().magic_tuple()
+    return shape_for(features)
+
+
 # -- bands of tiles, in LLVM's language -------------------------------------------------------------------------------
 def band_intrinsic(rows: int, vectors: int, width: int) -> Any:
     """band(a, places, targets, first, last, runs, n_runs, length, a_step, b, b_step, out, columns, add), compiled into its caller.
@@ -310,8 +316,7 @@ def products() -> Products | None:
     numba = import_module("numba")
     if numba.config.DISABLE_JIT:
         return None
-    target = import_module("numba.core.registry").cpu_target.target_context.codegen().magic_tuple()
-    shape = shape_for(target[2])
+    shape = target_shape()
     names: dict[str, Any] = {
         "address": address_intrinsic(),
         "move": move_intrinsic(),
