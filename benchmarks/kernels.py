@@ -2,7 +2,8 @@
 
 The shapes are those of two small networks for images of 32 x 32. Each row is measured in short runs that alternate with PyTorch's,
 of which the best counts; so it is little disturbed by what else runs here. PyTorch is asked for both of its layouts, channels
-last and first, and the faster one stands in the table.
+last and first, and the faster one stands in the table. `halves` is how many times as fast as the whole the slower of two pieces
+is, each on its own: as much as a second thread can give; `two threads` is what it gave, which takes two idle processors.
 
 Rates are billions of operations in a second (a product counts as two), for pools billions of bytes read and written.
 """
@@ -180,12 +181,13 @@ def measured(case: Case, seconds: float, torch: Any, pool: ThreadPoolExecutor) -
         other.result()
 
     peers = [] if torch is None else list(case.peers(torch))
-    ours, two, *theirs = best_s([whole, both, *peers], seconds * (2 + len(peers)))
+    ours, two, first, second, *theirs = best_s([whole, both, halves[0], halves[-1], *peers], seconds * (4 + len(peers)))
     row = {
         "kernel": case.name,
         "unit": "GB/s" if "pool" in case.name else "GFLOP/s",
         "ours_ms": ours * 1e3,
         "ours_rate": case.work / ours / 1e9,
+        "halves": ours / max(first, second),
         "two_threads": ours / two,
         "torch_ms": min(theirs) * 1e3 if theirs else None,
         "torch_rate": case.work / min(theirs) / 1e9 if theirs else None,
@@ -228,11 +230,15 @@ def main() -> None:
         return
     if torch is None:
         print("PyTorch was not asked, or is not installed: pip install 'rainshed[bench]'")
-    print(f"{'kernel':36}{'ours ms':>9}{'rate':>8}{'2 threads':>11}{'torch ms':>10}{'rate':>8}{'ratio':>7}")
+    print(
+        f"{'kernel':42}{'ours ms':>9}{'rate':>8}{'halves':>8}{'2 threads':>11}{'torch ms':>10}{'rate':>8}{'ratio':>7}"
+    )
     for row in rows:
         theirs = f"{row['torch_ms']:10.3f}{row['torch_rate']:8.1f}{row['ratio']:7.2f}" if torch is not None else ""
         name = f"{row['kernel']}, {row['unit']}"
-        print(f"{name:36}{row['ours_ms']:9.3f}{row['ours_rate']:8.1f}{row['two_threads']:10.2f}x{theirs}")
+        print(
+            f"{name:42}{row['ours_ms']:9.3f}{row['ours_rate']:8.1f}{row['halves']:8.2f}{row['two_threads']:11.2f}{theirs}"
+        )
     print(", ".join(f"{name} {value:.1f}" for name, value in found["limits"].items()))
 
 
