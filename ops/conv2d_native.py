@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from rainshed.ops import depthwise
 from rainshed.ops.ir import Attrs
 from rainshed.ops.op import Bind, Call, Types
 from rainshed.ops.sweeps import Frame, Sweeps, at_once, cuts, divided, framed, grid, in_order, ready
@@ -102,6 +103,8 @@ def forward(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
     if made is None:
         return None
     (batch, *image), (kh, kw, per_group, out) = fixed(types[0].shape), fixed(types[1].shape)
+    if depthwise.fits(attrs["groups"], image[2], out):
+        return depthwise.plan("forward", types, output, attrs)
     whole = image[0], image[1], image[2]
     _, oh, ow, _ = fixed(output.shape)
     windows, groups = two_windows((kh, kw), attrs, lows(attrs["padding"])), attrs["groups"]
@@ -175,7 +178,9 @@ def input_gradient(types: Types, output: TensorType, attrs: Attrs) -> Bind | Non
         return None
     (batch, *image), kernel = fixed(types[0].shape), fixed(types[1].shape)
     whole = image[0], image[1], image[2]
-    _, h, w, _ = fixed(output.shape)
+    _, h, w, channels = fixed(output.shape)
+    if depthwise.fits(attrs["groups"], channels, image[2]):
+        return depthwise.plan("input", types, output, attrs)
     height, width = two_windows((kernel[0], kernel[1]), attrs, attrs["low"])
     slides = [
         _gradient_slide((rows, columns), whole, kernel, (h, w), (attrs["groups"], group))
@@ -219,7 +224,11 @@ def _gradient_slide(
 def weight_gradient(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
     """The calls of conv2d_weight_grad: rows are taps and channels of x, columns are channels of dy, positions are summed."""
     made = ready(types, output)
-    return None if made is None else partial(_weigh, made, types, output, attrs)
+    if made is None:
+        return None
+    if depthwise.fits(attrs["groups"], fixed(types[0].shape)[3], fixed(types[1].shape)[3]):
+        return depthwise.plan("weight", types, output, attrs)
+    return partial(_weigh, made, types, output, attrs)
 
 
 def _weigh(

@@ -6,7 +6,7 @@ window, stride, low). The functions are compiled when the first kernel is asked 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
@@ -17,8 +17,9 @@ from rainshed.ops.ir import Attrs
 from rainshed.ops.launch import bound
 from rainshed.ops.op import Bind, Call, Types
 from rainshed.ops.sweeps import cuts
+from rainshed.ops.taps import Taps
 from rainshed.ops.types import TensorType, fixed
-from rainshed.ops.vector import Array, address_intrinsic, target_shape
+from rainshed.ops.vector import Array, address_intrinsic
 from rainshed.ops.window import lows
 
 FLOATS, SIZES = "float32[::1]", "UniTuple(int64, 11)"
@@ -26,70 +27,11 @@ Emit = Callable[..., None]
 
 
 # -- one window, in LLVM's language -----------------------------------------------------------------------------------
-class _Taps:
-    """Writes the loops over a window: channels outside, a vector at a time and then one by one; taps inside, in registers."""
-
-    def __init__(self, builder: Any, x: Any, taps: Sequence[Any], channels: Any) -> None:
-        self.ir, self.tools, self.builder = import_module("llvmlite.ir"), import_module("numba.core.cgutils"), builder
-        self.x, self.channels = x, channels
-        self.rows, self.row_step, self.columns, self.column_step = taps
-
-    def each(self, body: Callable[[Any, int], None]) -> None:
-        """`body` for each part of the channels: where it begins, and how many it has."""
-        builder, width = self.builder, target_shape().width
-        edge = builder.and_(self.channels, self.count(-width))
-        with self.tools.for_range_slice(builder, self.count(0), edge, self.count(width), inc=True) as (c, _):
-            body(c, width)
-        with self.tools.for_range_slice(builder, edge, self.channels, self.count(1), inc=True) as (c, _):
-            body(c, 1)
-
-    def over(self, c: Any, body: Callable[[Any, Any], None]) -> None:
-        """`body` for each tap: the place of channel c in x, and the taps' numbers."""
-        builder = self.builder
-        with self.tools.for_range(builder, self.rows) as row, self.tools.for_range(builder, self.columns) as column:
-            down, across = builder.mul(row.index, self.row_step), builder.mul(column.index, self.column_step)
-            body(builder.add(c, builder.add(down, across)), (row.index, column.index))
-
-    def count(self, value: int) -> Any:
-        return self.ir.Constant(self.ir.IntType(64), value)
-
-    def kind(self, width: int) -> Any:
-        return self.ir.VectorType(self.ir.FloatType(), width)
-
-    def full(self, value: float, width: int) -> Any:
-        return self.ir.Constant(self.kind(width), [value] * width)
-
-    def at(self, address: Any, place: Any, width: int) -> Any:
-        pointer = self.builder.inttoptr(address, self.ir.FloatType().as_pointer())
-        return self.builder.bitcast(self.builder.gep(pointer, [place]), self.kind(width).as_pointer())
-
-    def load(self, address: Any, place: Any, width: int) -> Any:
-        return self.builder.load(self.at(address, place, width), align=4)
-
-    def reduced(self, c: Any, width: int, first: float, step: Callable[[Any, Any], Any]) -> Any:
-        """A variable that holds what `step` makes of all taps."""
-        builder = self.builder
-        total = self.tools.alloca_once(builder, self.kind(width))
-        builder.store(self.full(first, width), total)
-
-        def tap(place: Any, _: Any) -> None:
-            builder.store(step(builder.load(total), self.load(self.x, place, width)), total)
-
-        self.over(c, tap)
-        return builder.load(total)
-
-    def greater(self, best: Any, value: Any) -> Any:
-        """As NumPy's maximum: what is not a number, stays."""
-        builder = self.builder
-        wins = builder.or_(builder.fcmp_ordered(">", value, best), builder.fcmp_unordered("uno", value, value))
-        return builder.select(wins, value, best)
-
-
 def _emit_pool(
     builder: Any, x: Any, rows: Any, row_step: Any, columns: Any, step: Any, channels: Any, out: Any, greatest: Any
 ) -> None:
     """The greatest value of the taps, or their sum."""
-    taps = _Taps(builder, x, (rows, row_step, columns, step), channels)
+    taps = Taps(builder, x, (rows, row_step, columns, step), channels)
 
     def largest(c: Any, width: int) -> None:
         builder.store(taps.reduced(c, width, -np.inf, taps.greater), taps.at(out, c, width), align=4)
@@ -112,7 +54,7 @@ def _emit_won(
     box  first and last row and column of the window that are in `out`, and how far its rows lie apart
     """
     low, high, start, stop, apart = box
-    taps = _Taps(builder, x, (rows, row_step, columns, step), channels)
+    taps = Taps(builder, x, (rows, row_step, columns, step), channels)
 
     def part(c: Any, width: int) -> None:
         best, given = taps.reduced(c, width, -np.inf, taps.greater), taps.load(dy, c, width)

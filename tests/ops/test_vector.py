@@ -25,6 +25,8 @@ CONVOLUTIONS = {
     "long rows": ((1, 4, 300, 5), (3, 3, 5, 24), {"padding": EVEN}),
     "small images": ((21, 3, 3, 8), (3, 3, 8, 19), {"padding": EVEN}),
     "deep, one by one": ((2, 5, 5, 514), (1, 1, 514, 9), {"stride": (2, 2)}),
+    "channels apart": ((3, 9, 10, 21), (3, 3, 1, 21), {"groups": 21, "padding": ((1, 1), (2, 0)), "stride": (2, 3)}),
+    "channels apart, dilated": ((2, 9, 10, 8), (3, 2, 1, 8), {"groups": 8, "dilation": (2, 3), "stride": (4, 2)}),
     "wide groups": ((3, 5, 6, 32), (3, 3, 16, 48), {"groups": 2, "padding": EVEN, "stride": (2, 1)}),
 }
 LAYERS = {**LOCAL, "eight maps": ((5, 9, 8, 3), (4, 5), 8, {}), "many maps": ((19, 5, 5, 3), (2, 3), 40, {})}
