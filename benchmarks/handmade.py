@@ -112,9 +112,10 @@ def _column(node: Node, machines: int) -> Layout:
 def _units(node: Node) -> int:
     """The axis of a layer's units. A product by transposed weights adds up over them; transposed values have them first."""
     axes = node.access.axes
-    if node.op.name == "matmul":
-        back = node.inputs[1]
-        return 2 if back.op.name == "matrix_transpose" and back.inputs[0].op.name == "variable" else 1
+    if node.op.name == "matmul_nt" and node.inputs[1].op.name == "variable":
+        return 2
+    if node.op.name in ("matmul", "matmul_nt", "matmul_tn"):
+        return 1
     if node.op.name == "matrix_transpose" or axes[-1].max_parts == 1:
         return 0
     return len(axes) - 1

@@ -19,7 +19,7 @@ from rainshed.ops.ir import set_operators
 from rainshed.ops.layout import concat_op, flip, permute_dims
 from rainshed.ops.local2d import local2d, local2d_input_grad, local2d_weight_grad
 from rainshed.ops.local_response_norm import window_sum
-from rainshed.ops.matmul import matmul, matrix_transpose
+from rainshed.ops.matmul import matmul, matmul_nt, matmul_tn, matrix_transpose
 from rainshed.ops.op import Op, constant_op
 from rainshed.ops.pad import pad
 from rainshed.ops.pool2d import max_pool2d, max_pool2d_grad, sum_pool2d, sum_pool2d_grad
@@ -50,7 +50,7 @@ _OPS: tuple[Op, ...] = (
     # random
     uniform_op, normal_op, bernoulli_op,
     # products and reductions
-    matmul, sum_, prod, max_, min_, any_, all_, argmax, argmin, cumulative_sum,
+    matmul, matmul_nt, matmul_tn, sum_, prod, max_, min_, any_, all_, argmax, argmin, cumulative_sum,
     # neural networks
     softmax, log_softmax, softmax_cross_entropy, softmax_cross_entropy_grad, window_sum,
     conv2d, conv2d_input_grad, conv2d_weight_grad, local2d, local2d_input_grad, local2d_weight_grad,

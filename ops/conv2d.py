@@ -218,9 +218,10 @@ def _input_clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
     name = "conv2d_input_grad"
     _kernel(name, w)
     image_size(name, dy, "dy")
-    if dy.shape[3] != w.shape[3] or dy.shape[3] % attrs["groups"]:
+    cleaned = _strides(name, attrs)
+    if dy.shape[3] != w.shape[3] or dy.shape[3] % cleaned["groups"]:
         raise ShapeError(f"{name}: dy {dy} and w {w} do not have the same out channels")
-    return {**_strides(name, attrs), "image": tuple(attrs["image"]), "low": tuple(attrs["low"])}
+    return {**cleaned, "image": tuple(attrs["image"]), "low": tuple(attrs["low"])}
 
 
 def _input_infer(types: Types, attrs: Attrs) -> Type:

@@ -1,4 +1,8 @@
-"""Matrix product: c[m,n] = sum over k of a[m,k] * b[k,n]; further axes to the left are a batch, and broadcast."""
+"""Matrix products: c[m,n] = sum over k of a[m,k] * b[k,n], also with an operand that lies transposed; axes to the left are a batch,
+and broadcast.
+
+The gradient of each is a product of the three again, so that no transposed copy is made, kept or sent.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,17 @@ from rainshed.ops.types import TensorType, fixed
 
 def _grad(node: Node, dc: Node) -> tuple[Node, ...]:
     a, b = node.inputs
-    return (
-        unbroadcast(matmul(dc, matrix_transpose(b)), a.shape),
-        unbroadcast(matmul(matrix_transpose(a), dc), b.shape),
-    )
+    return unbroadcast(matmul_nt(dc, b), a.shape), unbroadcast(matmul_tn(a, dc), b.shape)
+
+
+def _grad_nt(node: Node, dc: Node) -> tuple[Node, ...]:
+    a, b = node.inputs
+    return unbroadcast(matmul(dc, b), a.shape), unbroadcast(matmul_tn(dc, a), b.shape)
+
+
+def _grad_tn(node: Node, dc: Node) -> tuple[Node, ...]:
+    a, b = node.inputs
+    return unbroadcast(matmul_nt(b, dc), a.shape), unbroadcast(matmul(a, dc), b.shape)
 
 
 def _cpu(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
@@ -28,11 +39,23 @@ def _cpu(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         np.matmul(a.astype(out.dtype), b.astype(out.dtype), out=out)
 
 
+def _cpu_nt(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    _cpu(a, np.swapaxes(b, -1, -2), out)  # a view: BLAS reads it as it lies
+
+
+def _cpu_tn(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    _cpu(np.swapaxes(a, -1, -2), b, out)
+
+
 @kernel
 def _tiles(
-    a: Any, b: Any, out: Any, m: int, n: int, k: int, count: int, batch: Any, a_steps: Any, b_steps: Any
-) -> None:
-    """A block of threads per TILE x TILE tile of the result; tiles of a and b pass through shared memory."""
+    a: Any, b: Any, out: Any, m: int, n: int, k: int, count: int, am: int, ak: int, bk: int, bn: int,
+    batch: Any, a_steps: Any, b_steps: Any,
+) -> None:  # fmt: skip
+    """A block of threads per TILE x TILE tile of the result; tiles of a and b pass through shared memory.
+
+    am, ak, bk, bn  elements from one index along an axis of a or b to the next
+    """
     ours = cuda.shared.array((TILE, TILE), out.dtype)
     theirs = cuda.shared.array((TILE, TILE), out.dtype)
     y, x = cuda.threadIdx.y, cuda.threadIdx.x
@@ -49,10 +72,10 @@ def _tiles(
                 for start in range(0, k, TILE):
                     ours[y, x] = 0
                     if i < m and start + x < k:
-                        ours[y, x] = a[at_a + i * k + start + x]
+                        ours[y, x] = a[at_a + i * am + (start + x) * ak]
                     theirs[y, x] = 0
                     if start + y < k and j < n:
-                        theirs[y, x] = b[at_b + (start + y) * n + j]
+                        theirs[y, x] = b[at_b + (start + y) * bk + j * bn]
                     cuda.syncthreads()
                     for e in range(TILE):
                         total += ours[y, e] * theirs[e, x]
@@ -61,15 +84,16 @@ def _tiles(
                     out[(z * m + i) * n + j] = total
 
 
-def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
+def _launches(types: Types, output: TensorType, turned_a: bool, turned_b: bool) -> Launches:
     a, b, c = (fixed(t.shape) for t in (*types, output))
-    (m, k), n, batch = a[-2:], b[-1], c[:-2]
+    m, n, k, batch = c[-2], c[-1], a[-2 if turned_a else -1], c[:-2]
     count = output.size // (m * n) if m * n else 0
     if not count:
         return ()
     a_steps = tuple(step * m * k for step in stretched(a[:-2], batch))
     b_steps = tuple(step * k * n for step in stretched(b[:-2], batch))
-    numbers: tuple[Number, ...] = (m, n, k, count, *merged(batch, a_steps, b_steps))
+    steps = ((1, m) if turned_a else (k, 1)) + ((1, k) if turned_b else (n, 1))
+    numbers: tuple[Number, ...] = (m, n, k, count, *steps, *merged(batch, a_steps, b_steps))
     return (Launch(_tiles, (0, 1), numbers, Grid(tiles=(n, m, count))),)
 
 
@@ -82,8 +106,34 @@ matmul: Op = op(
     grad=_grad,
     cost=lambda *, m, k, n: Cost(flops=2 * m * k * n),
     cpu=_cpu,
-    cuda=_cuda,
+    cuda=lambda types, output, attrs: _launches(types, output, False, False),
     doc="Matrix product over the last two axes; further axes are a batch.",
+)
+
+matmul_nt: Op = op(
+    name="matmul_nt",
+    work="product",
+    signature="(m,k),(n,k)->(m,n)",
+    summed="k",
+    kinds=NUMBERS,
+    grad=_grad_nt,
+    cost=lambda *, m, k, n: Cost(flops=2 * m * k * n),
+    cpu=_cpu_nt,
+    cuda=lambda types, output, attrs: _launches(types, output, False, True),
+    doc="Matrix product by the transpose of the second operand.",
+)
+
+matmul_tn: Op = op(
+    name="matmul_tn",
+    work="product",
+    signature="(k,m),(k,n)->(m,n)",
+    summed="k",
+    kinds=NUMBERS,
+    grad=_grad_tn,
+    cost=lambda *, m, k, n: Cost(flops=2 * m * k * n),
+    cpu=_cpu_tn,
+    cuda=lambda types, output, attrs: _launches(types, output, True, False),
+    doc="Matrix product of the transpose of the first operand by the second.",
 )
 
 

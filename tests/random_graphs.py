@@ -38,7 +38,7 @@ ALL_OPS: Mapping[str, Op] = {**CATALOGUE, TWINS.name: TWINS}
 KINDS = {"float": ("float32", "float64"), "int": ("int32", "int64"), "bool": ("bool",)}
 # Their kernels, or the plan, may add floats in another order.
 ADDING = frozenset(
-    {"matmul", "sum", "sum_to", "prod", "scatter_add", "scatter_add_along_axis"}
+    {"matmul", "matmul_nt", "matmul_tn", "sum", "sum_to", "prod", "scatter_add", "scatter_add_along_axis"}
     | {f"{name}{suffix}" for name in ("conv2d", "local2d") for suffix in ("", "_input_grad", "_weight_grad")}
 )
 LARGE, LARGE_INT, MAX_SIZE = 50.0, 5000, 240

@@ -268,13 +268,18 @@ def _random(name: str, **attrs: Any) -> Build:
 
 
 # -- products and reductions ------------------------------------------------------------------------------------------
-def _matmul(m: Any) -> Node:
+def _matmul(m: Any, name: str = "matmul") -> Node:
     kind = m.one(("float", "float", "float", "int"))
     a = m.value(kind, 2, 3, known=_small)
     batch = tuple(1 if m.chance(0.3) else n for n in a.shape[:-2])
     batch = batch if m.chance(0.5) else ()
     b = m.shaped((*batch, a.shape[-1], m.int(1, 5)), kind)
-    return C["matmul"](m.fit(a, -9, 9), m.fit(b, -9, 9))
+    a, b = m.fit(a, -9, 9), m.fit(b, -9, 9)
+    if name == "matmul_nt":
+        b = C["matrix_transpose"](b)
+    elif name == "matmul_tn":
+        a = C["matrix_transpose"](a)
+    return C[name](a, b)
 
 
 def _axes(m: Any, rank: int) -> Any:
@@ -424,6 +429,8 @@ OPS: Mapping[str, Build] = {
     "random_normal": _random("random_normal", mean=0.5, std=0.7),
     "random_bernoulli": _random("random_bernoulli", p=0.4),
     "matmul": _matmul,
+    "matmul_nt": lambda m: _matmul(m, "matmul_nt"),
+    "matmul_tn": lambda m: _matmul(m, "matmul_tn"),
     **{name: _reduction(name) for name in ("sum", "prod", "max", "min", "any", "all")},
     **{name: _argument(name) for name in ("argmax", "argmin")},
     "cumulative_sum": _cumulative_sum,

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST
 from rainshed.ops.ir import Graph, Node, users
-from rainshed.ops.matmul import matmul, matrix_transpose
+from rainshed.ops.matmul import matmul, matmul_nt, matmul_tn, matrix_transpose
 from rainshed.ops.product import product_of
 from rainshed.ops.types import Shape
 
 Pair = tuple[Node, Node]
+
+PRODUCTS = {matmul: (False, False), matmul_nt: (False, True), matmul_tn: (True, False)}  # which operands lie transposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Sum:
 def fold_products(graph: Graph, setting: Setting) -> Graph:
     """Make a product of BLAS of each matrix product on a host together with what is read by it, or reads it, alone.
 
-        matmul(transpose(a), b), matmul(a, transpose(b))     no copy of a or b
+        matmul(transpose(a), b), matmul_nt(a, b), ...        no copy of a or b
         matmul(a, b) + matmul(d, e), sum_to(matmul(a, b))    one result, added to in place
         c + matmul(a, b), w - number * matmul(a, b)          the same, beginning with c
 
@@ -69,7 +71,7 @@ class _Folder:
         if node.device is None or node.device.unit != HOST or len(node.inputs) not in (1, 2):
             return
         found: Sum | None = None
-        if node.op is matmul and node.dtype.kind == "float" and all(i.dtype is node.dtype for i in node.inputs):
+        if node.op in PRODUCTS and node.dtype.kind == "float" and all(i.dtype is node.dtype for i in node.inputs):
             found = self._product(node)
         elif node.op.name == "sum_to":
             found = self._summed(node)
@@ -82,16 +84,18 @@ class _Folder:
             self.inside.update(found.inside)
 
     def _product(self, node: Node) -> Sum:
-        (a, turn_a), (b, turn_b) = (self._source(x, node) for x in node.inputs)
+        (a, turn_a), (b, turn_b) = (
+            self._source(x, turn, node) for x, turn in zip(node.inputs, PRODUCTS[node.op], strict=True)
+        )
         for x in node.inputs:
             if x.op is matrix_transpose and x not in self.roots and all(_reads_turned(r) for r in self.readers[x]):
                 self.inside.add(x)
         return Sum(((a, b),), (turn_a, turn_b))
 
-    def _source(self, x: Node, reader: Node) -> tuple[Node, bool]:
+    def _source(self, x: Node, turn: bool, reader: Node) -> tuple[Node, bool]:
         if x.op is matrix_transpose and x.device == reader.device:
-            return x.inputs[0], True
-        return x, False
+            return x.inputs[0], not turn
+        return x, turn
 
     def _alone(self, value: Node, reader: Node) -> Sum | None:
         """The sum that a value is, if this reader may take it in."""
@@ -144,7 +148,7 @@ class _Folder:
 
 def _reads_turned(reader: Node) -> bool:
     return (
-        reader.op is matmul
+        reader.op in PRODUCTS
         and reader.device is not None
         and reader.device.unit == HOST
         and reader.dtype.kind == "float"

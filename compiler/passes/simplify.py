@@ -15,6 +15,8 @@ from rainshed.ops.types import Batch, TensorType, fixed, size_of
 
 SMALL = 64  # constants up to this many elements are folded; larger ones would only make the plan larger
 
+TURNED = ("matmul", "matrix_transpose")
+
 Rule = Callable[[Node], Node | None]
 
 
@@ -66,6 +68,16 @@ def twice(node: Node) -> Node | None:
     return None
 
 
+def turned(node: Node) -> Node | None:
+    """matmul(x, transpose(y)) = matmul_nt(x, y), matmul(transpose(x), y) = matmul_tn(x, y)"""
+    match node:
+        case Node(op=op, inputs=(x, Node(op=inner, inputs=(y,)))) if (op.name, inner.name) == TURNED:
+            return CATALOGUE["matmul_nt"].make((x, y), node.attrs, node.origin)
+        case Node(op=op, inputs=(Node(op=inner, inputs=(x,)), y)) if (op.name, inner.name) == TURNED:
+            return CATALOGUE["matmul_tn"].make((x, y), node.attrs, node.origin)
+    return None
+
+
 def no_change(node: Node) -> Node | None:
     """reshape, broadcast_to, sum_to to the shape that x has, astype to the type that it has = x"""
     if node.op.name in ("reshape", "broadcast_to", "sum_to", "astype") and node.type == node.inputs[0].type:
@@ -99,7 +111,7 @@ def fold(node: Node) -> Node | None:
     return constant_op.make((), {"value": out}, node.origin)
 
 
-RULES: tuple[Rule, ...] = (known_size, no_change, add_zero, multiply_one, twice, fold)
+RULES: tuple[Rule, ...] = (known_size, no_change, add_zero, multiply_one, twice, turned, fold)
 
 
 def simplify(graph: Graph, setting: Setting) -> Graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from compiler_kit import laid_out, sends
@@ -103,12 +104,26 @@ def over_examples(batch: int) -> Callable[[Search, Node], int]:
 
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_data_parallel_moves_weights_and_their_gradients(parts: int) -> None:
-    """(P-1) n_in n_out elements of the weights, as many of the partial sums of their gradient: 2P n_in n_out, less an owner's."""
-    batch, n_in, n_out = 32, 64, 128
-    y = rs.layers.dense(rs.input("x", (batch, n_in)), n_out, bias=False)
-    found = crossing_elements(rs.graph(loss=rs.sum(rs.square(y))), machines(parts), over_examples(batch))
-    each = (parts - 1) * n_in * n_out
-    assert found == {"dense/w": each, "dense/matmul'": each, "sum": parts - 1}
+    """(P-1) n_in n_out elements of each layer's weights, as many of the partial sums of their gradient, and nothing else."""
+    batch, units = 32, (64, 128, 16)
+    h = rs.input("x", (batch, units[0]))
+    for n in units[1:]:
+        h = rs.layers.dense(h, n, bias=False)
+    found = crossing_elements(rs.graph(loss=rs.sum(rs.square(h))), machines(parts), over_examples(batch))
+    first, second = ((parts - 1) * a * b for a, b in pairwise(units))
+    weights = {"dense/w": first, "dense_1/w": second}
+    assert found == {**weights, "dense/matmul_tn'": first, "dense_1/matmul_tn'": second, "sum": parts - 1}
+
+
+def test_data_parallel_is_found_where_the_batch_is_large() -> None:
+    """Above a batch of about n examples it moves least; no pin and no strategy is given."""
+    parts, n = 4, 256
+    h = rs.input("x", (8192, n))
+    for _ in range(3):
+        h = rs.layers.dense(h, n, bias=False, activation=rs.tanh)
+    each = tuple(Machine(name=f"m{i}") for i in range(parts))
+    plan = compile(rs.graph(loss=rs.mean(rs.square(h))), Cluster(machines=each, default_link=Link(1.25e8, 1e-4)))
+    assert plan.prediction.bytes == BYTES * (2 * (parts - 1) * 3 * n * n + parts - 1)
 
 
 # -- forwards and backwards ---------------------------------------------------------------------------------------------
@@ -127,7 +142,7 @@ def test_gradients_come_back_as_their_values_went(layers: int, strategy: str) ->
     forward = {
         (f"{name}/tanh", f"m{i}", f"m{i + 1}"): BYTES * batch * units[i + 1] for i, name in enumerate(names[:-1])
     }
-    backward = {(f"{names[i + 1]}/matmul'", f"m{i + 1}", f"m{i}"): n for i, n in enumerate(forward.values())}
+    backward = {(f"{names[i + 1]}/matmul_nt'", f"m{i + 1}", f"m{i}"): n for i, n in enumerate(forward.values())}
     assert {key: n for key, n in sizes.items() if key[1] < key[2]} == forward
     assert {(key[0].partition(".")[0], *key[1:]): n for key, n in sizes.items() if key[1] > key[2]} == backward
 

@@ -107,3 +107,13 @@ def test_weights_are_moved_where_they_lie_and_as_without_folding():
         np.testing.assert_allclose(value, found[1][1][name], rtol=1e-10)
     first = evaluate(Graph({"loss": net()}), feeds)[0]["loss"]
     np.testing.assert_allclose(found[0][0][0], first, rtol=1e-12)
+
+
+def test_a_product_that_reads_a_transpose_by_itself_is_one_of_blas_too():
+    names, graph = folded("""
+    %2 = matmul_tn(%0, %1) : f32[3, 5] @ m0/cpu
+    %3 = matmul_nt(%2, %2) : f32[3, 3] @ m0/cpu
+    output y = %3
+    """)
+    assert names == ["product", "product"]
+    assert [(n.attrs["turn_a"], n.attrs["turn_b"]) for n in graph.nodes() if n.op.name == "product"] == [(1, 0), (0, 1)]

@@ -133,7 +133,11 @@ def test_sum_to():
 def test_matmul():
     for m, k, n in ((3, 4, 5), (1, 1, 1), (2, 0, 3), (0, 2, 3), (7, 5, 1)):
         check(C["matmul"], f32(m, k), f32(k, n))
+        check(C["matmul_nt"], f32(m, k), f32(n, k))
+        check(C["matmul_tn"], f32(k, m), f32(k, n))
     check(C["matmul"], f32(2, 1, 3, 4), f32(2, 4, 2))
+    check(C["matmul_nt"], f32(2, 1, 3, 4), f32(2, 2, 4))
+    check(C["matmul_tn"], f32(2, 1, 4, 3), f32(2, 4, 2))
     check(C["matmul"], f32(2, 3), f64(3, 2))
     check(C["matmul"], i32(2, 3), i32(3, 2))
 
@@ -141,6 +145,8 @@ def test_matmul():
 def test_blocks_of_the_size_that_a_gpu_has():
     large = Launcher(0, Limits(threads=64, tile=16, blocks=65535))
     check(C["matmul"], f32(17, 20), f32(20, 5), launch=large)
+    check(C["matmul_nt"], f32(17, 20), f32(5, 20), launch=large)
+    check(C["matmul_tn"], f32(20, 17), f32(20, 5), launch=large)
     check(C["sum"], f32(2, 130), axis=1, launch=large)
     check(C["add"], f32(10, 10), f32(10), launch=large)
 
