@@ -231,21 +231,21 @@ def _pad(x, n, many, out):  # type: ignore[no-untyped-def]
     wanted = min(width, columns - left) - first
     parts, length = (1, wanted * some) if some == channels else (wanted, some)
     for i in range(many * height):
-        image, row = divmod(i, height)
-        if 0 <= row + top < rows:
+        row = i % height + top
+        if 0 <= row < rows:
             source = x + 4 * ((i * width + first) * channels + from_channel)
-            target = out + 4 * (((image * rows + row + top) * columns + first + left) * some)
+            target = out + 4 * (((i // height * rows + row) * columns + first + left) * some)
             for j in range(parts):
                 move(target + 4 * j * some, source + 4 * j * channels, length)
 
 
-def _pack(b, start, places, step, columns, out):  # type: ignore[no-untyped-def]
-    """Rows of b at `places`, `columns` numbers that lie `step` apart, as panels two vectors wide; zeros at the end."""
+def _pack(b, start, places, rows, step, columns, out):  # type: ignore[no-untyped-def]
+    """So many rows of b at `places`, `columns` numbers that lie `step` apart, as panels two vectors wide; zeros at the end."""
     panel, at = 2 * WIDTH, 0
     for low in range(0, columns, panel):
         many = min(panel, columns - low)
-        for place in places:
-            source = start + place + low * step
+        for k in range(rows):
+            source = start + places[k] + low * step
             if step == 1 and many == panel:
                 move(address(out) + 4 * at, address(b) + 4 * source, panel)
             else:
@@ -265,13 +265,14 @@ def _products(a, b, out, n, geometry, tables, units, packed, frame):  # type: ig
     """
     length, a_step, columns, step, b_step, chunk, at_once, once = n
     places, targets, runs, weights = tables
+    at, ends = address(places), address(targets)
     for u in range(len(units)):
         low, high, n_runs = units[u, 3], units[u, 4], units[u, 5]
         from_a, from_b, b_panel = address(a) + 4 * units[u, 0], address(b) + 4 * units[u, 1], 2 * WIDTH
         if len(packed):
             from_b, b_panel = address(packed), n_runs * length * b_panel
             if u == 0 or not once:
-                pack(b, units[u, 1], weights[: n_runs * length], step, columns, packed)
+                pack(b, units[u, 1], weights, n_runs * length, step, columns, packed)
         if len(frame):
             pad(from_a, geometry, units[u, 6], address(frame))
             from_a = address(frame)
@@ -282,10 +283,10 @@ def _products(a, b, out, n, geometry, tables, units, packed, frame):  # type: ig
                 to, column = address(out) + 4 * units[u, 2], from_b + 4 * r * length * b_step
                 for left in range(columns, 0, -2 * WIDTH):
                     if left > WIDTH:
-                        wide(from_a, address(places), address(targets), low, end, from_runs, some, length, a_step, column,
+                        wide(from_a, at, ends, low, end, from_runs, some, length, a_step, column,
                              b_step, to, left, add)  # fmt: skip
                     else:
-                        narrow(from_a, address(places), address(targets), low, end, from_runs, some, length, a_step, column,
+                        narrow(from_a, at, ends, low, end, from_runs, some, length, a_step, column,
                                b_step, to, left, add)  # fmt: skip
                     column += 4 * b_panel
                     to += 8 * WIDTH
