@@ -25,6 +25,12 @@ NAMES = (
 )
 
 
+class Bound(partial[Any]):
+    """A call of BLAS. It knows its arrays by their addresses only, so they are kept here."""
+
+    kept: tuple[Array, ...]
+
+
 @lru_cache(maxsize=2)
 def gemm(letter: str) -> Callable[..., None] | None:
     """cblas_sgemm or cblas_dgemm, which releases the GIL; None where there is no OpenBLAS."""
@@ -69,10 +75,12 @@ def add_product(a: Array, b: Array, out: Array, *, alpha: float, beta: float) ->
         return partial(_add_product, a, b, out, alpha, beta)
     (turn_a, step_a), (turn_b, step_b), (_, step_out) = laid  # type: ignore[misc]
     m, k = a.shape
-    return partial(
+    bound = Bound(
         call, ROWS, turn_a, turn_b, m, b.shape[1], k, alpha, a.ctypes.data, step_a, b.ctypes.data, step_b,
         beta, out.ctypes.data, step_out,
     )  # fmt: skip
+    bound.kept = (a, b, out)
+    return bound
 
 
 def _laid(x: Array) -> tuple[int, int] | None:

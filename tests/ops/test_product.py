@@ -91,3 +91,13 @@ def test_without_openblas_numpy_does_it(monkeypatch):
 def test_what_does_not_fit_is_refused(shapes, attrs, what):
     with pytest.raises(ShapeError, match=what):
         product.make(tuple(input_node(f"x{i}", s, "float32") for i, s in enumerate(shapes)), attrs)
+
+
+def test_a_call_keeps_its_arrays():
+    want = f32(300, 200) @ f32(200, 100)
+    out = np.empty((300, 100), np.float32)
+    call = blas.add_product(f32(300, 200), f32(200, 100), out, alpha=1.0, beta=0.0)
+    others = [np.full((300, 200), np.nan, np.float32) for _ in range(20)]  # they would take the place of what is freed
+    call()
+    np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-4)
+    assert len(others) == 20
