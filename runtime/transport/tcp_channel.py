@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -16,6 +17,7 @@ from rainshed.runtime.wire import CHECKSUM, MAX_HEAD_NBYTES, PREFIX
 
 _CHUNK_NBYTES: Final = 2**18  # a checksum step and a system call: fits the L2 cache
 _MAX_BUFFERS: Final = 64  # of one system call
+_AT_ONCE_NBYTES: Final = 2**17  # of a payload that should be there before the reader wakes: else each packet wakes it
 
 
 class TcpChannel(FramedChannel):
@@ -27,6 +29,9 @@ class TcpChannel(FramedChannel):
         self._stage = bytearray(MAX_HEAD_NBYTES)  # heads, and what came with them
         self._view = memoryview(self._stage)
         self._start = self._end = 0  # what of the stage is not yet read
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._low_nbytes = 1  # that must be there before the reader wakes
         sock.settimeout(None)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -132,6 +137,7 @@ class TcpChannel(FramedChannel):
             self._read_into(chunk, deadline, message)
             crc = checksum(chunk, crc)
             done += len(chunk)
+        self._wake_at(1)
         self._have(CHECKSUM.size, deadline)
         self._incoming.trailer(self._view[self._start : self._start + CHECKSUM.size], crc, message)
         self._start += CHECKSUM.size
@@ -143,7 +149,9 @@ class TcpChannel(FramedChannel):
     def _read_into(self, chunk: memoryview, deadline: Deadline, message: Message) -> None:
         got = 0
         while got < len(chunk):
-            got += self._receive(chunk[got:], socket.MSG_WAITALL)
+            self._wake_at(min(len(chunk) - got, _AT_ONCE_NBYTES))
+            self._poll.poll(self._home.tick_s * 1000)
+            got += self._receive(chunk[got:], socket.MSG_DONTWAIT)
             if got < len(chunk):
                 self._check(deadline, f"the payload of {describe(message)}")
 
@@ -174,6 +182,12 @@ class TcpChannel(FramedChannel):
             raise PeerLostError(f"lost {self}: it ended the connection without a goodbye")
         self.counters.last_heard = time.monotonic()
         return got
+
+    def _wake_at(self, nbytes: int) -> None:
+        """Let poll() tell of so many bytes, or of the end, and of no fewer."""
+        if nbytes != self._low_nbytes:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes)
+            self._low_nbytes = nbytes
 
     def _check(self, deadline: Deadline, what: str) -> None:
         if self._ended:
