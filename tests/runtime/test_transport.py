@@ -466,6 +466,22 @@ def test_a_bare_socket_can_speak(at):
     assert isinstance(b.loss(), PeerLostError)
 
 
+@pytest.mark.parametrize("nbytes", [2**17 - 1, 2**17, 2**17 + 1, 3 * 2**17 + 5, 2**20])
+def test_payloads_that_come_in_pieces_keep_no_reader_waiting(at, nbytes):
+    """The reader wakes for many bytes at once, and yet for the last few: waiting for more would last a tick, here a second."""
+    b, payload = Recorder(), random.Random(nbytes).randbytes(nbytes)
+    with proven(at("tcp://", B, b)) as (sock, outgoing, _):
+        began = time.monotonic()
+        for piece in (1, 1448, 2**16, 2**17, nbytes // 2, nbytes - 1, nbytes):
+            data = frame(outgoing, payload=payload)
+            for at_byte in range(0, len(data), max(piece, nbytes // 200)):
+                sock.sendall(data[at_byte : at_byte + max(piece, nbytes // 200)])
+            assert b.next_payload() == (Value(1, 2), payload)
+        assert time.monotonic() - began < 4
+    b.channel()
+    assert isinstance(b.loss(), PeerLostError)
+
+
 def test_every_changed_byte_of_a_frame_closes_the_connection(at):
     b = Recorder()
     there = at("tcp://", B, b, QUICK)
