@@ -80,22 +80,24 @@ def measure_kernels(program: Program, ops: Mapping[str, Op], budget_s: float) ->
 
     They run in the order of the list, so that each finds the caches as it will in a step.
     """
-    times, round_s = _rounds(_loaded(program, ops).calls, budget_s)
+    times, round_s = _rounds(_kernel_calls(program, ops), budget_s)
     return Kernels(tuple(times), round_s, dispatch_rate(ops), copy_rate())
 
 
 def round_seconds(program: Program, ops: Mapping[str, Op], budget_s: float, threads: int) -> float:
     """Seconds of a core for a round of a program's kernels when so many threads do it at once, each by itself, for `budget_s`."""
-    loaded = [_loaded(program, ops) for _ in range(threads)]
+    calls = [_kernel_calls(program, ops) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
-        return statistics.fmean(pool.map(lambda one: _rounds(one.calls, budget_s)[1], loaded))
+        return statistics.fmean(pool.map(lambda mine: _rounds(mine, budget_s)[1], calls))
 
 
-def _loaded(program: Program, ops: Mapping[str, Op]) -> Loaded:
+def _kernel_calls(program: Program, ops: Mapping[str, Op]) -> list[Call | None]:
+    """The kernels without what gives variables new values: a net that learns the same for hundreds of rounds ends with numbers so
+    small that processors slow down on them."""
     loaded = Loaded(program, ops)
     loaded.init_variables(0)
     loaded.feed(0, _feeds(program))
-    return loaded
+    return [call if isinstance(i, Run) else None for i, call in zip(program.instructions, loaded.calls, strict=True)]
 
 
 def _rounds(calls: list[Call | None], budget_s: float) -> tuple[list[float], float]:
