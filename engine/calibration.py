@@ -7,6 +7,7 @@ line through the times of a kind, or of one op, gives its rate and its overhead 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
@@ -29,10 +30,8 @@ from rainshed.runtime.measure import Host, Kernels
 
 LEAST_CORES: Final = 0.5  # a host that seems to have less was disturbed
 SECONDS: Final = 12.0  # of measuring
-ALONE, CROWDED = (
-    1 / 3,
-    1 / 6,
-)  # shares of it: kernels on one machine of each host, and on all at once; the rest is for links
+# Shares of it: kernels on one machine of each host, and on all at once; the rest is for links.
+ALONE, CROWDED = 1 / 3, 1 / 6
 ONE_LINK_S: Final = 0.8  # more makes it no better
 FREE_PER_S: Final = 1e15  # where a part of the cost is nothing
 SAME: Final = 0.1  # links that differ by less from the usual one are not written by themselves
@@ -74,35 +73,49 @@ def sample_plan(graph: Graph) -> Plan:
 
 
 def _kernels(job: Job, hosts: Sequence[Host], seconds: float, plan: Plan) -> dict[str, Measured]:
-    """Host -> what its first worker measured alone, and what all of them together do of it at the same time."""
-    raw, limit_s = raw_json(plan), seconds + job.timeouts.start_s
+    """Host -> what its first worker measured alone, and what all of them together do of it at the same time.
+
+    Alone before and after: a processor that becomes slower or faster meanwhile does not look crowded, or empty.
+    """
     first = {host.identity: agent for host, agent in reversed(list(zip(hosts, job.agents, strict=True)))}
-    order = MeasureKernels(raw, seconds * ALONE)
-    alone = dict(
-        zip(
-            first,
-            job.coordinator.ask(first.values(), "measure kernels", order, Kernels, timeout_s=limit_s),
-            strict=True,
-        )
-    )
-    count = {identity: sum(host.identity == identity for host in hosts) for identity in first}
-    threads = {host.identity: max(1, host.cores // count[host.identity]) for host in hosts}
-    answers = [
-        job.coordinator.order(
-            agent, "measure kernels", MeasureKernels(raw, seconds * CROWDED, threads[host.identity]), timeout_s=limit_s
-        )
-        for host, agent in zip(hosts, job.agents, strict=True)
-    ]
-    crowded: dict[str, list[float]] = {}
-    for host, answer in zip(hosts, answers, strict=True):
-        crowded.setdefault(host.identity, []).append(answer.get(Crowded)[0].round_s)
+    order, limit_s = MeasureKernels(raw_json(plan), seconds * ALONE / 2), seconds + job.timeouts.start_s
+    before = job.coordinator.ask(first.values(), "measure kernels", order, Kernels, timeout_s=limit_s)
+    crowded = _crowded(job, hosts, seconds * CROWDED, plan)
+    after = job.coordinator.ask(first.values(), "measure kernels", order, Kernels, timeout_s=limit_s)
+    own = {identity: _mean_of(*both) for identity, *both in zip(first, before, after, strict=True)}
     found = {}
     for host in hosts:
-        own = alone[host.identity]
-        at_once = min(count[host.identity] * threads[host.identity], host.cores)
-        cores = at_once * own.round_s / statistics.fmean(crowded[host.identity])
-        found[host.identity] = Measured(plan, own, min(max(cores, LEAST_CORES), float(at_once)))
+        at_once, round_s = crowded[host.identity]
+        cores = at_once * own[host.identity].round_s / round_s
+        found[host.identity] = Measured(plan, own[host.identity], min(max(cores, LEAST_CORES), float(at_once)))
     return found
+
+
+def _crowded(job: Job, hosts: Sequence[Host], budget_s: float, plan: Plan) -> dict[str, tuple[int, float]]:
+    """Host -> how many of its cores work when all its workers do, and seconds of each for a round of the kernels."""
+    raw, limit_s = raw_json(plan), budget_s + job.timeouts.start_s
+    count = Counter(host.identity for host in hosts)
+    threads = [max(1, host.cores // count[host.identity]) for host in hosts]
+    answers = [
+        job.coordinator.order(agent, "measure kernels", MeasureKernels(raw, budget_s, n), timeout_s=limit_s)
+        for agent, n in zip(job.agents, threads, strict=True)
+    ]
+    rounds: dict[str, list[float]] = {}
+    for host, answer in zip(hosts, answers, strict=True):
+        rounds.setdefault(host.identity, []).append(answer.get(Crowded)[0].round_s)
+    return {
+        host.identity: (min(count[host.identity] * n, host.cores), statistics.fmean(rounds[host.identity]))
+        for host, n in zip(hosts, threads, strict=True)
+    }
+
+
+def _mean_of(a: Kernels, b: Kernels) -> Kernels:
+    return Kernels(
+        seconds=tuple((x + y) / 2 for x, y in zip(a.seconds, b.seconds, strict=True)),
+        round_s=(a.round_s + b.round_s) / 2,
+        dispatch_s=(a.dispatch_s + b.dispatch_s) / 2,
+        copy_bytes_per_s=(a.copy_bytes_per_s + b.copy_bytes_per_s) / 2,
+    )
 
 
 @dataclass(frozen=True)
