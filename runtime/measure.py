@@ -133,18 +133,23 @@ def midmean(values: Sequence[float]) -> float:
 
 
 def dispatch_rate(ops: Mapping[str, Op]) -> float:
-    """Seconds that the executor adds to each instruction: a chain of the smallest kernels, beside the kernels themselves."""
-    program = _chain()
-    alone = sum(_rounds(Loaded(program, ops).calls, 0.1)[0])
+    """Seconds that the executor adds to each instruction: a chain of the smallest kernels, beside a plain loop of them."""
+    program, used = _chain(), time.thread_time
     x = {"x": np.ones(4, np.float32)}
-    times: list[float] = []
-    with Executor(program, ops=ops, options=Options(threads=1)) as executor:
-        end = time.perf_counter() + 0.2
-        while len(times) <= MIN_ROUNDS or (time.perf_counter() < end and len(times) <= MAX_ROUNDS):
-            started = time.thread_time()
-            executor.run(len(times), x, copy=False)
-            times.append(time.thread_time() - started)
-    return max(0.0, midmean(times[1:]) - alone) / CHAIN
+    steps: list[float] = []
+    loops: list[float] = []
+    calls = [call for call in Loaded(program, ops).calls if call is not None]
+    with Executor(program, ops=ops, options=Options(threads=1)) as executor, np.errstate(all="ignore"):
+        end = time.perf_counter() + 0.3
+        while len(steps) <= MIN_ROUNDS or (time.perf_counter() < end and len(steps) <= MAX_ROUNDS):
+            started = used()
+            executor.run(len(steps), x, copy=False)
+            steps.append(used() - started)
+            started = used()
+            for call in calls:
+                call()
+            loops.append(used() - started)
+    return max(0.0, midmean(steps[1:]) - midmean(loops[1:])) / CHAIN
 
 
 def _chain() -> Program:
