@@ -37,6 +37,8 @@ from rainshed.ops.text import attr_text
 from rainshed.ops.transfer import copy, recv, send
 from rainshed.ops.types import TensorType, TupleType, fixed
 
+MOST_PACKED = 10_000  # nodes of a plan; of larger ones the arenas are packed only where memory is short
+
 
 def lower(graph: Graph, order: list[Node], setting: Setting) -> tuple[tuple[Program, ...], tuple[Transfer, ...]]:
     """The programs of all machines of the cluster, and the list of transfers.
@@ -58,7 +60,8 @@ def lower(graph: Graph, order: list[Node], setting: Setting) -> tuple[tuple[Prog
     for node in graph.roots:
         _share_of(node, shares).roots.add(node)
     clock = Clock(setting.cluster)
-    programs = tuple(_Lowering(share, keys, clock).program() for share in shares.values())
+    pack = setting.thrifty or len(order) <= MOST_PACKED
+    programs = tuple(_Lowering(share, keys, clock).program(pack) for share in shares.values())
     return programs, _transfers(graph, keys)
 
 
@@ -155,7 +158,7 @@ class _Lowering:
             self.moved.setdefault(node, []).append(name)
         self.shown = {node for _, node, _ in share.outputs}
 
-    def program(self) -> Program:
+    def program(self, pack: bool) -> Program:
         for node in self.share.order:
             self._node(node)
             self.turn += 1
@@ -164,7 +167,7 @@ class _Lowering:
             Output(name=name, value=self.number[node], box=root_box(node), whole=shape)
             for name, node, shape in self.share.outputs
         ]
-        arenas = self._allocate()
+        arenas = self._allocate(pack)
         kept = [n for v, n in zip(self.values, self.nbytes, strict=True) if v.place == KEPT and v.unit == HOST]
         return Program(
             machine=self.share.machine,
@@ -179,11 +182,12 @@ class _Lowering:
             unit_arenas=dict(sorted(arenas.items())),
         )
 
-    def _allocate(self) -> dict[str, int]:
+    def _allocate(self, pack: bool) -> dict[str, int]:
         """Give the values in arenas their offsets; the bytes of each unit's arena."""
         peaks: dict[str, int] = {}
         for unit, lives in self.lives.items():
-            offsets, peaks[unit] = allocate([life._replace(last=min(life.last, self.turn)) for life in lives.values()])
+            ended = [life._replace(last=min(life.last, self.turn)) for life in lives.values()]
+            offsets, peaks[unit] = allocate(ended, pack=pack)
             for number, offset in zip(lives, offsets, strict=True):
                 self.values[number] = structs.replace(self.values[number], offset=offset)
         return peaks

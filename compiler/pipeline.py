@@ -52,7 +52,7 @@ PASSES: tuple[Pass, ...] = (
 
 NO_PINS: Mapping[str, str] = MappingProxyType({})
 PLANS = 5  # that are made and simulated, of the strategies with the best estimates
-MUCH = 60_000  # instructions, after which no further plan is made
+MUCH = 90_000  # instructions of all plans that are made; beyond it only a plan that fits is looked for
 WORSE = 1.5  # an estimate so many times the best one is not followed up
 
 SHARED = PASSES[: PASSES.index(split)]  # the same whatever the strategy
@@ -150,7 +150,8 @@ def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
     large: dict[str, Plan] = {}
     work = 0
     for name, about in estimates.items():
-        if len(plans) >= PLANS or (plans and (work > MUCH or about > WORSE * min(estimates.values()))):
+        each = work / max(1, len(plans) + len(refused))
+        if len(plans) >= PLANS or (plans and (work + each > MUCH or about > WORSE * min(estimates.values()))):
             break
         plan, missing = _fitting(graph, replace(setting, strategy=name))
         work += sum(len(p.instructions) for p in plan.programs)

@@ -23,14 +23,16 @@ class Life(NamedTuple):
     last: int
 
 
-def allocate(lives: Sequence[Life]) -> tuple[list[int], int]:
+def allocate(lives: Sequence[Life], *, pack: bool = True) -> tuple[list[int], int]:
     """An offset for every value, and the bytes of the arena. Values that are alive in one turn never share a byte.
+
+    `pack`  whether an arena that is loose is packed again, which takes time
 
     In      by `first`
     Source  packing by size: Pisarchyk and Lee 2020, "Efficient memory management for deep neural net inference", arXiv:2001.03288
     """
     offsets, peak = _in_turn(lives)
-    if len(lives) <= MOST_PACKED and peak > LOOSE * live_nbytes(lives):
+    if pack and len(lives) <= MOST_PACKED and peak > LOOSE * live_nbytes(lives):
         packed, smaller = _by_size(lives)
         if smaller < peak:
             return packed, smaller
