@@ -6,14 +6,17 @@ partial results; these are added in slices, each slice by one of the machines th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
-from rainshed.ops.access import Access, Box, Interval, Reach, box_size, boxes, intersect
+from rainshed.ops.access import Access, Box, Interval, Reach, box_size, boxes, cuts, intersect
+
+Cell = tuple[Box, tuple[int, ...], tuple[int, ...]]  # of a result; the tiles that give something to it, and that own it
 
 MIN_SLICE = 256  # elements: smaller results of partial sums are added in one place
 
@@ -95,6 +98,66 @@ def _cells(access: Access, layout: Layout, shape: tuple[int, ...], results: list
 
     Where tiles lie side by side, the border between their owners is in the middle of what both give something to.
     """
+    along = [reach.axis for reach in access.output if reach.axis is not None]
+    grid = layout.cut is None and len(set(along)) == len(along)
+    cells = _grid_cells(access, layout.grid, shape) if grid else _any_cells(access, layout, shape, results)
+    found = []
+    for box, members, owners in cells:
+        homes = list(dict.fromkeys([layout.homes[m] for m in owners or members[:1]]))
+        for part, home in zip(_slices(box, len(homes)), homes, strict=False):
+            found.append(Placed(part, home, members))
+    return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _grid_cells(access: Access, grid: tuple[int, ...], shape: tuple[int, ...]) -> tuple[Cell, ...]:
+    """The cells of a grid: axis by axis, since what overlaps along one does so whatever lies along the others."""
+    parts = [cuts(axis, n) for axis, n in zip(access.axes, grid, strict=True)]
+    strides = [math.prod(map(len, parts[i + 1 :])) for i in range(len(parts))]
+    every = [list(range(len(p))) for p in parts]
+    runs = [
+        _runs(reach, access, parts[reach.axis] if reach.axis is not None else (), n)
+        for reach, n in zip(access.output, shape, strict=True)
+    ]
+    found = []
+    for cell in product(*runs):
+        gives, owns = list(every), list(every)
+        for reach, (_, some, own) in zip(access.output, cell, strict=True):
+            if reach.axis is not None:
+                gives[reach.axis], owns[reach.axis] = some, own
+        found.append((tuple([one[0] for one in cell]), _numbers(gives, strides), _numbers(owns, strides)))
+    return tuple(found)
+
+
+def _numbers(chosen: list[list[int]], strides: list[int]) -> tuple[int, ...]:
+    """The tiles of a grid at these places of each axis, in row-major order."""
+    found = [0]
+    for places, stride in zip(chosen, strides, strict=True):
+        found = [n + i * stride for n in found for i in places]
+    return tuple(found)
+
+
+def _runs(
+    reach: Reach, access: Access, parts: Sequence[Interval], size: int
+) -> list[tuple[Interval, list[int], list[int]]]:
+    """Along one axis of the result: longest intervals to which the same parts of the loop nest give, and which own them."""
+    if reach.axis is None:
+        return [((0, size), [], [])]
+    nests = [tuple(part if i == reach.axis else (0, 0) for i in range(len(access.axes))) for part in parts]
+    given = [reach.interval(nest, size) for nest in nests]
+    owned = [_owned(reach, access, nest, size) for nest in nests]
+    edges = sorted({e for interval in (*given, *owned) for e in interval} | {0, size})
+    found: list[tuple[Interval, list[int], list[int]]] = []
+    for low, high in pairwise(edges):
+        gives, owns = ([i for i, (a, b) in enumerate(ends) if a <= low and high <= b] for ends in (given, owned))
+        if found and found[-1][1:] == (gives, owns):
+            low = found.pop()[0][0]
+        found.append(((low, high), gives, owns))
+    return found
+
+
+def _any_cells(access: Access, layout: Layout, shape: tuple[int, ...], results: list[Box]) -> Iterator[Cell]:
+    """The cells of any tiles."""
     owned = [
         tuple(_owned(reach, access, box, n) for reach, n in zip(access.output, shape, strict=True))
         for box in tiles(access, layout)
@@ -108,17 +171,10 @@ def _cells(access: Access, layout: Layout, shape: tuple[int, ...], results: list
     codes: dict[bytes, int] = {}
     flat = np.ascontiguousarray(table.reshape(2 * len(results), -1).T)
     marks = np.array([codes.setdefault(row.tobytes(), len(codes)) for row in flat]).reshape(table.shape[2:])
-    found = []
     for low, high in block_runs(marks):
-        cell = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         gives, owns = table[np.index_exp[:, :] + low]
-        members = tuple(np.flatnonzero(gives).tolist())
-        owners = np.flatnonzero(owns).tolist() or members[:1]
-        box = tuple((edges[d][s.start], edges[d][s.stop]) for d, s in enumerate(cell))
-        homes = list(dict.fromkeys(layout.homes[m] for m in owners))
-        for part, home in zip(_slices(box, len(homes)), homes, strict=False):
-            found.append(Placed(part, home, members))
-    return tuple(found)
+        box = tuple((edges[d][a], edges[d][b]) for d, (a, b) in enumerate(zip(low, high, strict=True)))
+        yield box, tuple(np.flatnonzero(gives).tolist()), tuple(np.flatnonzero(owns).tolist())
 
 
 def _owned(reach: Reach, access: Access, box: Box, size: int) -> Interval:

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import zip_longest
 
-from rainshed.compiler.layouts import Layout
+import numpy as np
+
+from rainshed.compiler.layouts import Layout, regions_of
 from rainshed.ops.access import Access, Box, Interval, Reach, box_size, cuts
 
 MOST = 28  # candidates of one kind of node
@@ -35,7 +37,8 @@ def candidates(
     if not even or not _has_square(len(machines)):
         found += _bisections(access, machines, speeds)
     found = list(dict.fromkeys(found))
-    worth = {layout: _reads(access, layout, shapes, shape) for layout in found}
+    reading = _Reading(access, shapes, shape)
+    worth = {layout: reading.of(layout) for layout in found}
     found.sort(key=lambda layout: (worth[layout], _surface(access, layout)))
     kept: dict[tuple[int, ...], list[Layout]] = {}
     for layout in found:
@@ -124,33 +127,44 @@ def replaced(box: Box, axis: int, interval: Interval) -> Box:
     return tuple(interval if i == axis else iv for i, iv in enumerate(box))
 
 
-def reads(access: Access, grid: tuple[int, ...], shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> int:
-    """Elements that the tiles of a grid read and give, all together: what at worst crosses, and what is read in any case."""
-    parts = [cuts(axis, n) for axis, n in zip(access.axes, grid, strict=True)]
-    total = 0
-    for reaches, size in [*zip(access.inputs, shapes, strict=True), (access.output, shape)]:
-        elements, used = 1, set()
-        for reach, n in zip(reaches, size, strict=True):
-            if reach.axis is None:
-                elements *= n
-                continue
-            used.add(reach.axis)
-            spans = [reach.interval(replaced(access.full, reach.axis, cut), n) for cut in parts[reach.axis]]
-            elements *= sum(high - low for low, high in spans)
-        total += elements * math.prod(len(p) for i, p in enumerate(parts) if i not in used)
-    return total
+class _Reading:
+    """How many elements the tiles of a grid read and give, all together: what at worst crosses, and what is read in any case."""
 
+    def __init__(self, access: Access, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> None:
+        self.access = access
+        self.operands = (*zip(access.inputs, shapes, strict=True), (access.output, shape))
+        self._spans: dict[tuple[Reach, int, int], int] = {}
 
-def _reads(access: Access, layout: Layout, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> int:
-    if layout.cut is None:
-        return reads(access, layout.grid, shapes, shape)
-    every = (*((r, s) for r, s in zip(access.inputs, shapes, strict=True)), (access.output, shape))
-    return sum(
-        math.prod(max(0, high - low) for high, low in ((iv[1], iv[0]) for iv in _region(reaches, box, size)))
-        for box in layout.cut
-        for reaches, size in every
-    )
+    def of(self, layout: Layout) -> int:
+        return self._grid(layout.grid) if layout.cut is None else self._boxes(layout.cut)
 
+    def _grid(self, grid: tuple[int, ...]) -> int:
+        total = 0
+        for reaches, size in self.operands:
+            elements, used = 1, set()
+            for reach, n in zip(reaches, size, strict=True):
+                if reach.axis is None:
+                    elements *= n
+                    continue
+                used.add(reach.axis)
+                elements *= self._span(reach, n, grid[reach.axis])
+            total += elements * math.prod(n for i, n in enumerate(grid) if i not in used)
+        return total
 
-def _region(reaches: tuple[Reach, ...], box: Box, size: tuple[int, ...]) -> Box:
-    return tuple(reach.interval(box, n) for reach, n in zip(reaches, size, strict=True))
+    def _span(self, reach: Reach, size: int, parts: int) -> int:
+        """What so many parts of an axis reach of an operand's axis, all together."""
+        key = reach, size, parts
+        if key not in self._spans:
+            assert reach.axis is not None
+            full = self.access.full
+            found = [
+                reach.interval(replaced(full, reach.axis, cut), size)
+                for cut in cuts(self.access.axes[reach.axis], parts)
+            ]
+            self._spans[key] = sum(high - low for low, high in found)
+        return self._spans[key]
+
+    def _boxes(self, tiles: Sequence[Box]) -> int:
+        cut = np.array(tiles, np.int64).reshape(len(tiles), len(self.access.axes), 2)
+        regions = (regions_of(reaches, cut, size) for reaches, size in self.operands)
+        return sum(int(np.maximum(r[..., 1] - r[..., 0], 0).prod(axis=-1).sum()) for r in regions)

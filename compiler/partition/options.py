@@ -112,7 +112,7 @@ class Nest:
                 return self._added(parts, homes[groups])
         placed = pieces(self.access, layout, self.shape)
         corners = np.array([p.box for p in placed], np.int64).reshape(len(placed), len(self.shape), 2)
-        return corners, np.array([p.home for p in placed], np.int64), _partial_flow(placed, layout)
+        return corners, np.array([p.home for p in placed], np.int64), _partial_flow(placed, layout.homes, self.machines)
 
     def _added(self, parts: np.ndarray, homes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Slices of sums i64[groups, slices, axes, 2], by machines i64[groups, partial results] of which the first add them."""
@@ -215,11 +215,14 @@ def _sliced(boxes: np.ndarray, count: int) -> np.ndarray | None:
     return parts
 
 
-def _partial_flow(placed: tuple[Placed, ...], layout: Layout) -> np.ndarray:
+def _partial_flow(placed: tuple[Placed, ...], homes: tuple[int, ...], machines: int) -> np.ndarray:
     """What crosses to add the partial results of a layout, each machine adding its own first."""
-    found: dict[tuple[int, int], int] = {}
+    flow: dict[int, int] = {}
     for piece in placed:
-        for home in dict.fromkeys(layout.homes[m] for m in piece.members):
-            if home != piece.home:
-                found[home, piece.home] = found.get((home, piece.home), 0) + box_size(piece.box)
-    return np.array([(a, b, elements) for (a, b), elements in found.items()], np.int64).reshape(len(found), 3)
+        if len(piece.members) > 1:
+            elements = box_size(piece.box)
+            for home in {homes[m] for m in piece.members}:
+                key = home * machines + piece.home
+                flow[key] = flow.get(key, 0) + elements
+    found = [(key // machines, key % machines, flow[key]) for key in sorted(flow) if key // machines != key % machines]
+    return np.array(found, np.int64).reshape(len(found), 3)

@@ -191,11 +191,12 @@ def _even_seconds(have: Parts, want: Parts, each_s: float, wires: Wires) -> np.n
     for slot in np.moveaxis(want.slots, 2, 0):
         into[:, :, : slot.shape[1]] += np.where(slot >= 0, size[np.arange(want.layouts)[:, None], slot], 0)
     both = min(have.slots.shape[1], want.slots.shape[1])
-    for a in np.moveaxis(have.slots[:, :both], 2, 0):
-        for b in np.moveaxis(want.slots[:, :both], 2, 0):
+    shared = np.flatnonzero((have.slots[:, :both, 0] >= 0).any(axis=0) & (want.slots[:, :both, 0] >= 0).any(axis=0))
+    for a in np.moveaxis(have.slots[:, shared], 2, 0):
+        for b in np.moveaxis(want.slots[:, shared], 2, 0):
             own = _of_pairs(overlaps, a, b) * flat
-            out[..., :both] -= own
-            into[..., :both] -= own
+            out[..., shared] -= own
+            into[..., shared] -= own
             messages -= np.count_nonzero(own, axis=2)
     busy = np.maximum(out.max(axis=2), into.max(axis=2))
     return wires.seconds(busy * each_s, messages / len(wires.per_byte))
