@@ -97,6 +97,7 @@ class Search:
         for node in sorted(self.nodes, key=lambda n: n.op.name != "variable"):  # what ends in them follows them
             self.facts[node] = self._facts(node)
         self.chosen: dict[Node, int] = {}
+        self._solvable: tuple[Problem, dict[Node, int]] | None = None
         self.ends: dict[str, dict[Node, int]] = {}  # what was chosen by each strategy
         self.near = self._near()
 
@@ -313,9 +314,23 @@ class Search:
         Nodes of one layer that are of one kind and do the same (the time steps of a recurrent layer) choose alike; an
         optimizer's slots as their variable.
         """
+        problem, of = self._problem()
+        start = [0] * len(problem.unary)
+        for node in reversed(self.nodes):
+            start[of[node]] = self.chosen[node]
+        choice, exact = solve(problem, start)
+        before, cost = self.chosen, self.cost()
+        self.chosen = {node: choice[of[node]] for node in self.nodes}
+        if self.cost() > cost:
+            self.chosen = before
+        return exact
+
+    def _problem(self) -> tuple[Problem, dict[Node, int]]:
+        """The costs of all choices, alone and together, and the variable of each node; the same for every start."""
+        if self._solvable is not None:
+            return self._solvable
         of = self.alike()
-        alike = range(max(of.values(), default=-1) + 1)
-        unary = [np.zeros(0)] * len(alike)
+        unary = [np.zeros(0)] * (max(of.values(), default=-1) + 1)
         for node in self.nodes:
             unary[of[node]] = self.facts[node].spent + (unary[of[node]] if len(unary[of[node]]) else 0.0)
         pairs: dict[tuple[int, int], np.ndarray] = {}
@@ -324,17 +339,10 @@ class Search:
             if i == j:
                 unary[i] = unary[i] + np.diag(seconds)
                 continue
-            key2, table = ((i, j), seconds) if i < j else ((j, i), seconds.T)
-            pairs[key2] = pairs[key2] + table if key2 in pairs else table
-        start = [0] * len(alike)
-        for node in reversed(self.nodes):
-            start[of[node]] = self.chosen[node]
-        choice, exact = solve(Problem(unary, pairs), start)
-        before, cost = self.chosen, self.cost()
-        self.chosen = {node: choice[of[node]] for node in self.nodes}
-        if self.cost() > cost:
-            self.chosen = before
-        return exact
+            key, table = ((i, j), seconds) if i < j else ((j, i), seconds.T)
+            pairs[key] = pairs[key] + table if key in pairs else table
+        self._solvable = Problem(unary, pairs), of
+        return self._solvable
 
     def alike(self) -> dict[Node, int]:
         """Numbers of nodes, equal for those that have to choose alike."""

@@ -236,9 +236,13 @@ def _run(search: Search, strategy: Strategy) -> None:
 def _best_settled(search: Search) -> None:
     """The cheapest of what the starts lead to: where the elimination is not exact, the start decides what it finds."""
     best: tuple[float, dict[Node, int]] | None = None
+    seen: list[dict[Node, int]] = []
     for start in (in_space, along_features, along_batch, along_longest, on_one):
         search.start(start)
         search.improve()
+        if search.chosen in seen:
+            continue
+        seen.append(search.chosen)
         exact = search.settle()
         cost = search.cost()
         if best is None or cost < best[0]:
