@@ -4,8 +4,9 @@
 
 A row is a network of fully connected layers, as deep as gives about so many tiles on so many machines, compiled as a user would.
 A tile is a kernel of the finished plan that computes: one machine's part of a product, of a sum, of a run of element-wise ops
-that became one kernel. What only moves values (slices, blocks put together, messages) is counted in `instructions`. `passes` are the seconds of each step of making the plan that was kept, once more and
-alone; `layouts` is the search for it. The last row is a chain of element-wise ops, as many as nodes are asked for.
+that became one kernel. What only moves values (slices, blocks put together, messages) is counted in `instructions`.
+`passes` are the seconds of each step of making the plan that was kept, once more and alone; `layouts` is the search for it. The
+last row is a chain of element-wise ops, as many as nodes are asked for.
 
 `--smoke` runs small sizes in a few seconds.
 """
@@ -70,9 +71,9 @@ def depth_for(tiles: int, cluster: Cluster) -> int:
 
 
 def row(graph: Graph, cluster: Cluster, net: str) -> dict[str, Any]:
-    begin = time.perf_counter()
+    begin, busy = time.perf_counter(), time.process_time()
     plan = rs.compile(graph, cluster)
-    seconds = time.perf_counter() - begin
+    seconds, processor = time.perf_counter() - begin, time.process_time() - busy
     return {
         "net": net,
         "machines": len(cluster.machines),
@@ -83,6 +84,7 @@ def row(graph: Graph, cluster: Cluster, net: str) -> dict[str, Any]:
         "plans": sum(key.startswith("tried ") for key in plan.notes),
         "strategy": plan.notes["strategy"],
         "seconds": round(seconds, 3),
+        "processor_seconds": round(processor, 3),
         "passes": passes(graph, cluster, plan.notes["strategy"]),
     }
 
@@ -114,7 +116,8 @@ def line(found: dict[str, Any]) -> str:
     slowest = sorted(found["passes"].items(), key=lambda item: -item[1])[:4]
     return (
         f"{found['net']:<12}{found['machines']:3d} machines {found['nodes']:7d} nodes {found['tiles']:6d} tiles "
-        f"{found['instructions']:7d} instructions {found['seconds']:8.2f} s, {found['plans']} plans; one: "
+        f"{found['instructions']:7d} instructions {found['seconds']:8.2f} s "
+        f"({found['processor_seconds']:.2f} s of a processor), {found['plans']} plans; one: "
         + ", ".join(f"{name} {seconds:.2f}" for name, seconds in slowest)
     )
 

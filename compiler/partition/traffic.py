@@ -56,7 +56,7 @@ class Parts:
     @property
     def apart(self) -> bool:
         """Whether no machine has two parts of one layout."""
-        return self.slots.shape[2] == 1
+        return bool(self.slots.shape[2] == 1)
 
     @property
     def real(self) -> np.ndarray:
