@@ -12,25 +12,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import numpy as np
 
 from rainshed.compiler.cost import FREE, WEIGHTLESS
-from rainshed.compiler.partition.candidates import replaced
-from rainshed.ops.access import Access, Box, box_size, boxes, cuts
+from rainshed.compiler.partition.cutting import AXES, Cut, Cutter, Fineness, kind_of
+from rainshed.ops.access import Box, box_size
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import TensorType, fixed
 
-HEAVY = 0.02  # of all work: a layer with at least this share has to be spread evenly, whatever the others do
 BACKWARD = 2.0  # the work of both gradients of an op, in units of its own
-COARSE = 36  # machines, for which the axes of the tiles are chosen
-AXES = 3  # along which one op is cut at most
 CONSTANT = frozenset({"constant", "axis_size"})
 KNOWN = FREE | CONSTANT  # on every machine, without being sent
 LINEAR = frozenset({"sum", "negative", "multiply", "divide", "reshape"})  # of one value, beside constants
-WORTH = 16  # elements of a result for each tile: what makes smaller results is not cut, if it is no heavy layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,100 +82,26 @@ class Tasks:
     returns: np.ndarray
 
 
-# -- how finely, and along which axes, an op is cut --------------------------------------------------------------------
-def grids_of(access: Access, parts: int) -> Iterator[tuple[int, ...]]:
-    """Every way to cut the loop nest into `parts` tiles along up to AXES axes; into fewer where it has not so many."""
-    limits = [axis.max_parts for axis in access.axes]
-    free = sorted((i for i, n in enumerate(limits) if n > 1), key=lambda i: -limits[i])[:6]
-    count = min(parts, math.prod(limits[i] for i in free))
-    while not (found := list(_factored(limits, free, count))):
-        count -= 1
-    yield from found
+def tiling(graph: Graph, parts: int, light: int | None = None) -> Tiling:
+    """The hypergraph of a graph before `differentiate`.
 
-
-def _factored(limits: list[int], free: list[int], parts: int) -> Iterator[tuple[int, ...]]:
-    def choose(rest: int, at: int, left: int, grid: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        if at == len(free):
-            if rest == 1:
-                yield grid
-            return
-        for n in range(1, min(rest, limits[free[at]]) + 1):
-            if rest % n == 0 and (n == 1 or left):
-                yield from choose(rest // n, at + 1, left - (n > 1), (*grid, n))
-
-    for chosen in choose(parts, 0, AXES, ()):
-        grid = [1] * len(limits)
-        for i, n in zip(free, chosen, strict=True):
-            grid[i] = n
-        yield tuple(grid)
-
-
-def volume(node: Node, access: Access, grid: tuple[int, ...]) -> int:
-    """Elements that cross if every tile of the grid has a machine of its own, and what it reads lies on others."""
-    total = 0
-    parts = [cuts(axis, n) for axis, n in zip(access.axes, grid, strict=True)]
-    for value, reaches in zip(node.inputs, access.inputs, strict=True):
-        shape = fixed(value.shape)
-        read, used = 1, set()
-        for reach, size in zip(reaches, shape, strict=True):
-            if reach.axis is None:
-                read *= size
-                continue
-            used.add(reach.axis)
-            full: Box = tuple((0, axis.size) for axis in access.axes)
-            ends = [replaced(full, reach.axis, cut) for cut in parts[reach.axis]]
-            lengths = [high - low for low, high in (reach.interval(box, size) for box in ends)]
-            read *= sum(lengths)
-        read *= math.prod(len(p) for i, p in enumerate(parts) if i not in used)
-        total += read - math.prod(shape)
-    partial = math.prod(n for n, axis in zip(grid, access.axes, strict=True) if axis.role == "sum")
-    return total + (partial - 1) * node.tensor_type.size
-
-
-def _finest(node: Node, access: Access, parts: int) -> tuple[int, ...]:
-    """A grid of about `parts` tiles along the axes that are best for a few large ones: small tiles will be joined to such."""
-
-    def least(grids: Iterator[tuple[int, ...]]) -> tuple[int, ...]:
-        return min(grids, key=lambda g: (volume(node, access, g), max(g)))
-
-    coarse = least(grids_of(access, min(parts, COARSE)))
-    kept = [axis if n > 1 else replace(axis, role="whole") for axis, n in zip(access.axes, coarse, strict=True)]
-    fine = least(grids_of(replace(access, axes=tuple(kept)), parts))
-    return fine if 2 * math.prod(fine) > parts else least(grids_of(access, parts))
-
-
-# -- the hypergraph ----------------------------------------------------------------------------------------------------
-@dataclass(slots=True)
-class Cut:
-    """A node with its tiles, and the pieces in which its value then lies."""
-
-    node: Node
-    access: Access
-    grid: tuple[int, ...]
-    tiles: tuple[Box, ...]
-    directions: tuple[int, ...]  # per axis of the loop nest; -1: none
-    first: int = 0  # the number of the task of the first tile
-    owners: tuple[int, ...] = ()  # per piece: the task that makes it, or adds it up
-    pieces: tuple[Box, ...] = ()
-    owner_of: dict[Box, int] = field(default_factory=dict)
-
-
-def tiling(graph: Graph, parts: int) -> Tiling:
-    """The hypergraph of a graph before `differentiate`, with heavy ops cut into about `parts` tiles.
-
-    Raises  nothing for a graph that `compile` takes; sizes must be known
+    parts, light  about how many tiles a heavy op is cut into, and any other op that is large (None: the same)
+    Raises        nothing for a graph that `compile` takes; sizes must be known
     """
-    return _Builder(graph, parts).build()
+    return _Builder(graph, Fineness(parts, light or parts)).build()
 
 
 class _Builder:
-    def __init__(self, graph: Graph, parts: int) -> None:
-        self.graph, self.parts = graph, parts
+    def __init__(self, graph: Graph, fineness: Fineness) -> None:
+        self.graph = graph
         self.training = graph.loss is not None
         self.nodes = [n for n in graph.nodes() if n.op.name not in KNOWN and n.op.name != "variable"]
-        self.cut: dict[Node, Cut] = {}
-        self.grids: dict[object, tuple[int, ...]] = {}
-        self.directions: dict[Node, tuple[int, ...]] = {}  # of each axis of a value
+        cutter = Cutter(self.nodes, fineness)
+        self.cut, self.heavy = cutter.cut, cutter.heavy
+        self.users: dict[Node, list[Node]] = {}
+        for node in self.nodes:
+            for value in dict.fromkeys(node.inputs):
+                self.users.setdefault(value, []).append(node)
         self.task_vertex: list[int] = []
         self.task_work: list[float] = []
         self.task_behind: list[float] = []
@@ -188,29 +110,9 @@ class _Builder:
         self.place: list[tuple[float, ...]] = []
         self.layers: list[str] = []
         self.tied: dict[tuple[object, int], int] = {}
-        self.heavy = self._heavy()
         self.grows = self._grows()
         self.returns = self._returns()
         self.parcels: dict[tuple[int, tuple[int, ...], bool], int] = {}
-
-    # what an op is to the others
-    def _weights(self, node: Node) -> tuple[str, ...]:
-        return tuple(i.name for i in node.inputs if i.op.name == "variable")
-
-    def _kind(self, node: Node) -> object:
-        """Nodes of one kind read the same weights in the same way: they are one layer, and stay together."""
-        weights = self._weights(node)
-        if not weights or not isinstance(node.type, TensorType):
-            return node
-        return (node.op.name, weights, node.access)
-
-    def _heavy(self) -> dict[object, float]:
-        work: dict[object, float] = {}
-        for node in self.nodes:
-            if node.op.name not in WEIGHTLESS:
-                work[self._kind(node)] = work.get(self._kind(node), 0.0) + node.op.cost_of(node).flops
-        total = sum(work.values()) or 1.0
-        return {kind: flops for kind, flops in work.items() if flops >= HEAVY * total}
 
     def _grows(self) -> set[Node]:
         """Values that a gradient is computed of."""
@@ -228,74 +130,21 @@ class _Builder:
         known = [self.graph.outputs[self.graph.loss]]
         for node in known:
             if node.op.name in LINEAR and all(i.op.name in CONSTANT for i in node.inputs[1:]):
-                known += node.inputs[:1] if self._users()[node.inputs[0]] == [node] else ()
+                known += node.inputs[:1] if self.users[node.inputs[0]] == [node] else ()
         return self.grows.difference(known)
 
-    # cutting
     def build(self) -> Tiling:
         for node in self.nodes:
-            cut = self._grid(node)
-            self.cut[node] = cut
-            self._place(cut)
+            self._place(self.cut[node])
         for node in self.nodes:
             self._atoms(node)
         self._shared()
         return self._done()
 
-    def _grid(self, node: Node) -> Cut:
-        access = _apart(node.access)
-        shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
-        main = max(
-            (i for i in node.inputs if i in self.cut and isinstance(i.type, TensorType)),
-            key=lambda i: i.type.nbytes,
-            default=None,
-        )
-        follows = main is not None and not self._weights(node) and 2 * len(self.cut[main].pieces) > self.parts
-        large = (main is None or self._weights(node)) and math.prod(shape) >= WORTH * self.parts
-        if (self._kind(node) in self.heavy or large) and access.axes and not follows:
-            kind = access
-            if kind not in self.grids:
-                self.grids[kind] = _finest(node, access, self.parts)
-            grid = self.grids[kind]
-        elif main is None or not access.axes or not isinstance(node.type, TensorType):
-            grid = (1,) * len(access.axes)
-        else:
-            parts = [1] * len(access.axes)
-            for value, reaches in zip(node.inputs, access.inputs, strict=True):
-                if value is main:
-                    for reach, count in zip(reaches, self._counts(value), strict=True):
-                        if reach.axis is not None and access.axes[reach.axis].role != "whole":
-                            parts[reach.axis] = max(parts[reach.axis], min(count, access.axes[reach.axis].max_parts))
-            grid = tuple(parts)
-        directions = self._directions(node, access, grid)
-        cut = Cut(node, access, grid, boxes(access, grid), directions)
-        self.directions[node] = tuple(
-            directions[r.axis] if r.axis is not None else -1 for r in (access.output if shape else ())
-        )
-        return cut
-
-    def _counts(self, value: Node) -> tuple[int, ...]:
-        """Into how many parts each axis of a value is cut."""
-        cut = self.cut[value]
-        return tuple(cut.grid[r.axis] if r.axis is not None else 1 for r in cut.access.output)
-
-    def _directions(self, node: Node, access: Access, grid: tuple[int, ...]) -> tuple[int, ...]:
-        """Axes go on in the direction of the value that they follow; new ones take a direction that is free."""
-        found = [-1] * len(grid)
-        for value, reaches in zip(node.inputs, access.inputs, strict=True):
-            for reach, direction in zip(reaches, self.directions.get(value, ()), strict=False):
-                if reach.axis is not None and found[reach.axis] < 0 and direction not in found:
-                    found[reach.axis] = direction
-        for axis, parts in enumerate(grid):
-            if parts > 1 and found[axis] < 0:
-                free = [d for d in range(AXES) if d not in found]
-                found[axis] = free[0] if free else -1
-        return tuple(found)
-
     # vertices
     def _place(self, cut: Cut) -> None:
         node, access = cut.node, cut.access
-        kind = self._kind(node)
+        kind = kind_of(node)
         cost = 0 if node.op.name in WEIGHTLESS else node.op.cost_of(node).flops
         behind = BACKWARD * cost if node in self.grows else 0.0
         total = max(1, box_size(access.full))
@@ -346,28 +195,22 @@ class _Builder:
         return len(self.layer) - 1
 
     def _pieces(self, cut: Cut) -> None:
-        if not isinstance(cut.node.type, TensorType):
-            cut.pieces, cut.owners = ((),), (cut.first,)
-            return
-        shape = fixed(cut.node.shape)
-        groups: dict[Box, list[int]] = {}
-        for i, box in enumerate(cut.tiles):
-            groups.setdefault(cut.access.result(box, shape), []).append(cut.first + i)
         owners = []
-        for box, members in groups.items():
-            if len(members) == 1:
-                owners.append(members[0])
-                continue
-            owner = self._adder(cut, box, members)
-            owners.append(owner)
-            pins = tuple(dict.fromkeys([owner, *members]))
-            self._parcel(members[0], pins, box_size(box) * cut.node.dtype.itemsize, cut.node in self.returns)
-        cut.pieces, cut.owners = tuple(groups), tuple(owners)
+        for box, members in zip(cut.pieces, cut.members, strict=True):
+            tasks = [cut.first + i for i in members]
+            if len(tasks) > 1:
+                owner = self._adder(cut, box, tasks)
+                pins = tuple(dict.fromkeys([owner, *tasks]))
+                self._parcel(tasks[0], pins, box_size(box) * cut.node.dtype.itemsize, cut.node in self.returns)
+                owners.append(owner)
+            else:
+                owners += tasks
+        cut.owners = tuple(owners)
         cut.owner_of = dict(zip(cut.pieces, cut.owners, strict=True))
 
     def _adder(self, cut: Cut, box: Box, members: list[int]) -> int:
         """The task that adds partial results; one vertex for all that lie in the same place of one layer."""
-        key = (("sum", self._kind(cut.node)), hash(box))
+        key = (("sum", kind_of(cut.node)), hash(box))
         if key not in self.tied:
             where = [-1.0] * AXES
             for interval, reach, size in zip(box, cut.access.output, fixed(cut.node.shape), strict=True):
@@ -391,9 +234,8 @@ class _Builder:
         """Cut the value of a node where the regions that its readers need begin and end."""
         made = self.cut[node]
         if not isinstance(node.type, TensorType):
-            for cut in self.cut.values():
-                if node in cut.node.inputs:
-                    self._parcel(made.first, (made.first, cut.first), 0, False)
+            for reader in self.users.get(node, ()):
+                self._parcel(made.first, (made.first, self.cut[reader].first), 0, False)
             return
         wanted: list[tuple[tuple[Box, ...], Sequence[int]]] = [(made.pieces, made.owners)]
         wanted += [(regions, range(c.first, c.first + len(c.tiles))) for c, regions in self._readers(node)]
@@ -405,19 +247,11 @@ class _Builder:
                 self._parcel(maker, pins, size * node.dtype.itemsize, node in self.returns)
 
     def _readers(self, value: Node) -> Iterator[tuple[Cut, tuple[Box, ...]]]:
-        for node in self._users().get(value, ()):
+        for node in self.users.get(value, ()):
             cut = self.cut[node]
             for i, given in enumerate(node.inputs):
                 if given is value:
                     yield cut, _regions(cut, i)
-
-    def _users(self) -> dict[Node, list[Node]]:
-        if not hasattr(self, "_found"):
-            self._found: dict[Node, list[Node]] = {}
-            for node in self.nodes:
-                for value in dict.fromkeys(node.inputs):
-                    self._found.setdefault(value, []).append(node)
-        return self._found
 
     def _shared(self) -> None:
         """Weights that several vertices read: they, and their gradients, go round these."""
@@ -468,15 +302,6 @@ class _Builder:
             ),
             cuts=self.cut,
         )
-
-
-def _apart(access: Access) -> Access:
-    """An access of which every two tiles give the same part of the result, or parts that do not overlap."""
-    shared = {r.axis for r in access.output if r.axis is not None and access.axes[r.axis].role == "sum"}
-    if not shared:
-        return access
-    axes = tuple(replace(axis, role="whole") if i in shared else axis for i, axis in enumerate(access.axes))
-    return replace(access, axes=axes)
 
 
 def _regions(cut: Cut, i: int) -> tuple[Box, ...]:

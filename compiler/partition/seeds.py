@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rainshed.compiler.partition.atoms import AXES, Tiling
+from rainshed.compiler.partition.atoms import Tiling
+from rainshed.compiler.partition.cutting import AXES
 
 
 def machine_grids(machines: int) -> Iterator[tuple[int, ...]]:
