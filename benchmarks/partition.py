@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import mtkahypar
 import numpy as np
 
 from benchmarks.nets import NETS
-from benchmarks.rivals import metis, mt_kahypar, mt_kahypar_columns
+from benchmarks.rivals import Runs, metis, mt_kahypar, mt_kahypar_columns
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.partition.atoms import Tiling, tiling
 from rainshed.compiler.partition.placement import BALANCE, Aim, measure, place_tiles, starts_of, task_of
@@ -34,9 +33,22 @@ from rainshed.compiler.passes.simplify import simplify
 from rainshed.compiler.setting import Setting
 
 MACHINES = (2, 3, 4, 7, 8, 9, 16, 36, 64)
-PARTS = {"lstm": 144, "resnet50": 64, "densenet121": 36}  # tiles per heavy layer, where not DEFAULT_PARTS
-DEFAULT_PARTS = 576
-SEEDS = range(3)  # runs of each rival, of which the best counts
+PER_MACHINE = (
+    10  # tiles of a heavy layer at least: with fewer, whole tiles cannot be spread to 1.10 on every number of machines
+)
+PARTS = {  # tiles of a heavy layer: the first that is enough
+    "local3": (576, 1024),
+    "speech42": (576, 640),
+    "lstm": (144, 160, 384, 640),
+    "conv": (576, 640),
+    "resnet50": (96, 160, 384, 640),
+    "densenet121": (96, 160, 384, 640),
+}
+LIGHT = {
+    "resnet50": 32,
+    "densenet121": 32,
+}  # tiles of any other large op, or as many as machines; elsewhere as of a heavy one
+SEEDS = 3  # runs of each rival, of which the best counts
 
 
 def cluster_of(machines: int) -> Cluster:
@@ -45,46 +57,33 @@ def cluster_of(machines: int) -> Cluster:
     return Cluster(machines=each, default_link=Link(1.25e9, 30e-6))
 
 
-def tiling_of(net: str, parts: int) -> Tiling:
+def fineness(net: str, machines: int) -> tuple[int, int]:
+    """Tiles of a heavy layer, and of any other large op."""
+    heavy = next(n for n in PARTS[net] if n >= PER_MACHINE * machines)
+    return heavy, max(LIGHT[net], machines) if net in LIGHT else heavy
+
+
+@cache
+def tiling_of(net: str, heavy: int, light: int) -> Tiling:
     setting = Setting(cluster=Cluster.local(1))
-    return tiling(merge_equal(simplify(NETS[net](), setting), setting), parts)
+    return tiling(merge_equal(simplify(NETS[net](), setting), setting), heavy, light)
 
 
-def rows(nets: list[str], machines: list[int], parts: int | None, seeds: range) -> list[dict[str, Any]]:
+def rows(nets: list[str], machines: list[int], runs: Runs) -> Iterator[dict[str, Any]]:
     library = mtkahypar.initialize(2)
-    found = []
     for net in nets:
-        tiles = tiling_of(net, parts or PARTS.get(net, DEFAULT_PARTS))
         for count in machines:
-            found.append(row(net, tiles, cluster_of(count), seeds, library))
-            print(line(found[-1]), flush=True)
-    return found
+            yield row(net, tiling_of(net, *fineness(net, count)), cluster_of(count), runs, library)
 
 
-def row(net: str, tiles: Tiling, cluster: Cluster, seeds: range, library: Any) -> dict[str, Any]:
+def row(net: str, tiles: Tiling, cluster: Cluster, runs: Runs, library: Any) -> dict[str, Any]:
     aim = Aim(by_step=True)
     task = task_of(tiles, cluster, aim)
-
-    def block() -> np.ndarray:
-        regular = {k: h for k, h in starts_of(tiles, cluster).items() if k.startswith("blocks")}
-        return min(regular.values(), key=lambda home: (excess(task, home) > 0.02, crossing(task, home)))
-
-    makers: dict[str, Callable[[], np.ndarray | None]] = {
-        "ours": lambda: place_tiles(tiles, cluster, aim).home,
-        "ours_total": lambda: place_tiles(tiles, cluster, replace(aim, phases=False, slack=math.inf)).home,
-        "metis": lambda: metis(tiles, task, volume=False, balance=BALANCE, seeds=seeds),
-        "metis_vol": lambda: metis(tiles, task, volume=True, balance=BALANCE, seeds=seeds),
-        "mtkahypar": lambda: mt_kahypar(tiles, task, balance=1.03, seeds=seeds, library=library),
-        "mtkahypar_columns": lambda: mt_kahypar_columns(tiles, task, balance=BALANCE, seeds=seeds, library=library),
-        "block": block,
-    }
     scores: dict[str, Any] = {"net": net, "machines": len(cluster.machines), "tiles": tiles.vertices}
-    for name, make in makers.items():
-        start = time.perf_counter()
-        home = make()
-        seconds = time.perf_counter() - start
+
+    def score(name: str, home: np.ndarray | None, seconds: float) -> None:
         if home is None:
-            continue
+            return
         placed = measure(tiles, task, cluster, home, name)
         scores[name] = {
             "bytes": placed.nbytes,
@@ -94,6 +93,18 @@ def row(net: str, tiles: Tiling, cluster: Cluster, seeds: range, library: Any) -
             "step_s": placed.step_s,
             "seconds": round(seconds, 3),
         }
+
+    start = time.perf_counter()
+    ours = place_tiles(tiles, cluster, aim).home
+    score("ours", ours, time.perf_counter() - start)
+    score("metis", *metis(tiles, task, volume=False, balance=BALANCE, runs=runs))
+    score("metis_vol", *metis(tiles, task, volume=True, balance=BALANCE, runs=runs))
+    score("mtkahypar", *mt_kahypar(tiles, task, balance=1.03, runs=runs, library=library))
+    score("mtkahypar_columns", *mt_kahypar_columns(tiles, task, balance=BALANCE, runs=runs, library=library))
+    start = time.perf_counter()
+    regular = [home for name, home in starts_of(tiles, cluster).items() if name.startswith("blocks")]
+    block = min(regular, key=lambda home: (excess(task, home) > 0.02, crossing(task, home)))
+    score("block", block, time.perf_counter() - start)
     return scores
 
 
@@ -142,14 +153,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--nets", default=",".join(NETS))
     parser.add_argument("--machines", default=",".join(map(str, MACHINES)))
-    parser.add_argument("--parts", type=int, help="tiles per heavy layer")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="runs of each rival")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="runs of each rival")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="placements of rivals, kept from run to run")
     parser.add_argument("--table", nargs="+", type=Path, metavar="FILE", help="print rows of such JSON as Markdown")
     args = parser.parse_args()
     if args.table:
         print(table([one for file in args.table for one in json.loads(file.read_text().splitlines()[-1])["rows"]]))
         return
-    found = rows(args.nets.split(","), [int(n) for n in args.machines.split(",")], args.parts, range(args.seeds))
+    if args.keep:
+        args.keep.mkdir(parents=True, exist_ok=True)
+    found = []
+    for scores in rows(
+        args.nets.split(","), [int(n) for n in args.machines.split(",")], Runs(range(args.seeds), args.keep)
+    ):
+        found.append(scores)
+        print(line(scores), flush=True)
     if args.json:
         print(json.dumps({"rows": found}))
 

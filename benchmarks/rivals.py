@@ -8,8 +8,12 @@ the same place of every layer, where layers have the same places.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mtkahypar
@@ -17,7 +21,7 @@ import numpy as np
 import pymetis
 
 from rainshed.compiler.partition.atoms import Tiling
-from rainshed.compiler.partition.refine import Task, crossing, excess
+from rainshed.compiler.partition.refine import Task, contract, crossing, excess
 from rainshed.compiler.partition.seeds import columns
 
 UNIT = 1_000_000  # weights are whole numbers: this many in all
@@ -26,7 +30,40 @@ _OPTIONS = 40  # METIS_NOPTIONS
 _OBJTYPE, _SEED, _NCUTS = 1, 8, 7  # places in the options of METIS 5
 
 
-def metis(tiling: Tiling, task: Task, *, volume: bool, balance: float, seeds: Sequence[int]) -> np.ndarray:
+@dataclass(frozen=True)
+class Runs:
+    """The seeds of each rival, and a folder for the placements that it made: the same hypergraph is not placed twice."""
+
+    seeds: Sequence[int]
+    keep: Path | None = None
+
+    def of(
+        self, name: str, given: Sequence[Any], make: Callable[[int], np.ndarray | None]
+    ) -> tuple[list[np.ndarray], float]:
+        """The placements of all seeds, and the seconds that they took; `make` gives that of one seed, or None."""
+        found, seconds = [], 0.0
+        told = hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in given)).hexdigest()[:16]
+        for seed in self.seeds:
+            file = self.keep / f"{name}-{told}-{seed}.npz" if self.keep else None
+            if file and file.exists():
+                kept = np.load(file)
+                home, took = kept["home"], float(kept["seconds"])
+            else:
+                start = time.perf_counter()
+                made = make(seed)
+                home, took = (np.zeros(0, np.int64) if made is None else made), time.perf_counter() - start
+                if file:
+                    np.savez(file, home=home.astype(np.int16), seconds=took)
+            seconds += took
+            if len(home):
+                found.append(home.astype(np.int64))
+        return found, seconds
+
+
+Made = tuple[np.ndarray | None, float]  # a placement, and the seconds of all runs
+
+
+def metis(tiling: Tiling, task: Task, *, volume: bool, balance: float, runs: Runs) -> Made:
     """The best of several runs: one constraint per heavy layer; `volume`: communication volume instead of edge cut."""
     library = ctypes.CDLL(pymetis._internal.__file__)
     starts, neighbours, weights = _graph(tiling)
@@ -34,16 +71,15 @@ def metis(tiling: Tiling, task: Task, *, volume: bool, balance: float, seeds: Se
     size = np.zeros(tiling.vertices, np.int64)
     own = tiling.tasks.maker >= 0
     np.add.at(size, tiling.tasks.vertex[tiling.tasks.maker[own]], tiling.tasks.nbytes[own])
-    found = []
-    for seed in seeds:
+    arrays = [np.ascontiguousarray(a, INDEX) for a in (starts, neighbours, constraints, _small(size), weights)]
+    pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in arrays]
+
+    def one(seed: int) -> np.ndarray | None:
         options = np.full(_OPTIONS, -1, INDEX)
         options[_OBJTYPE], options[_SEED] = int(volume), seed
         home = np.zeros(tiling.vertices, INDEX)
         cut = ctypes.c_int64(0)
         limit = np.full(constraints.shape[1], balance, np.float32)
-        arrays = [starts, neighbours, constraints, _small(size), weights]
-        kept = [np.ascontiguousarray(a, INDEX) for a in arrays]
-        pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in kept]
         status = library.METIS_PartGraphKway(
             ctypes.byref(ctypes.c_int64(tiling.vertices)),
             ctypes.byref(ctypes.c_int64(constraints.shape[1])),
@@ -55,9 +91,11 @@ def metis(tiling: Tiling, task: Task, *, volume: bool, balance: float, seeds: Se
             ctypes.byref(cut),
             home.ctypes.data_as(ctypes.c_void_p),
         )
-        if status == 1:
-            found.append(home.astype(np.int64))
-    return _best(task, found)
+        return home if status == 1 else None
+
+    name = "metis_vol" if volume else "metis"
+    found, seconds = runs.of(name, [*arrays, balance, task.machines], one)
+    return _best(task, found), seconds
 
 
 def _small(weights: np.ndarray) -> np.ndarray:
@@ -94,43 +132,55 @@ def _constraints(tiling: Tiling) -> np.ndarray:
     return np.round(table / table.sum(axis=0) * UNIT).astype(np.int64)
 
 
-def mt_kahypar(tiling: Tiling, task: Task, *, balance: float, seeds: Sequence[int], library: Any) -> np.ndarray:
+def mt_kahypar(tiling: Tiling, task: Task, *, balance: float, runs: Runs, library: Any) -> Made:
     """The best of several runs under one balance of all work."""
-    return _mt_kahypar(tiling.work, tiling.starts, tiling.pins, tiling.weight, task, balance, seeds, library)
+    found, seconds = _mt_kahypar(
+        _Weighed(tiling.work, tiling.starts, tiling.pins, tiling.weight), task, balance, runs, library
+    )
+    return min(found, key=lambda home: crossing(task, home)), seconds
 
 
-def mt_kahypar_columns(
-    tiling: Tiling, task: Task, *, balance: float, seeds: Sequence[int], library: Any
-) -> np.ndarray | None:
+def mt_kahypar_columns(tiling: Tiling, task: Task, *, balance: float, runs: Runs, library: Any) -> Made:
     """The same on columns of tiles at one place of every heavy layer; None where the layers have different places."""
     joined = columns(tiling)
     if joined is None:
-        return None
+        return None, 0.0
     of, count = joined
+    coarse = contract(task, of, count)
     work = np.bincount(of, weights=tiling.work, minlength=count)
-    rows = [np.unique(of[tiling.pins[a:b]]) for a, b in zip(tiling.starts[:-1], tiling.starts[1:], strict=True)]
-    kept = [i for i, row in enumerate(rows) if len(row) > 1]
-    starts = np.concatenate([[0], np.cumsum([len(rows[i]) for i in kept])])
-    pins = np.concatenate([rows[i] for i in kept])
-    home = _mt_kahypar(work, starts, pins, tiling.weight[kept], task, balance, seeds, library, of)
-    return home[of]
+    found, seconds = _mt_kahypar(
+        _Weighed(work, coarse.starts, coarse.pins, coarse.weight), task, balance, runs, library
+    )
+    return min((home[of] for home in found), key=lambda home: crossing(task, home)), seconds
 
 
-def _mt_kahypar(work, starts, pins, weight, task, balance, seeds, library, of=None):  # type: ignore[no-untyped-def]
-    whole = np.maximum(1, np.round(work / work.sum() * UNIT)).astype(int).tolist()
-    nets = [pins[a:b].tolist() for a, b in itertools.pairwise(starts)]
+@dataclass(frozen=True)
+class _Weighed:
+    """A hypergraph with one weight for each vertex."""
+
+    work: np.ndarray
+    starts: np.ndarray
+    pins: np.ndarray
+    weight: np.ndarray
+
+
+def _mt_kahypar(
+    graph: _Weighed, task: Task, balance: float, runs: Runs, library: Any
+) -> tuple[list[np.ndarray], float]:
+    whole = np.maximum(1, np.round(graph.work / graph.work.sum() * UNIT)).astype(int).tolist()
     context = library.context_from_preset(mtkahypar.PresetType.HIGHEST_QUALITY)
     context.set_partitioning_parameters(task.machines, balance - 1, mtkahypar.Objective.KM1)
     context.logging = False
-    found = []
-    for seed in seeds:
+
+    def one(seed: int) -> np.ndarray:
+        nets = [graph.pins[a:b].tolist() for a, b in itertools.pairwise(graph.starts)]
         mtkahypar.set_seed(seed)
-        graph = library.create_hypergraph(context, len(whole), len(nets), nets, whole, weight.tolist())
-        result = graph.partition(context)
-        found.append(np.array([result.block_id(v) for v in range(len(whole))], np.int64))
-    if of is not None:
-        return min(found, key=lambda home: crossing(task, home[of]))
-    return min(found, key=lambda home: crossing(task, home))
+        made = library.create_hypergraph(context, len(whole), len(nets), nets, whole, graph.weight.tolist())
+        result = made.partition(context)
+        return np.array([result.block_id(v) for v in range(len(whole))], np.int64)
+
+    given = [graph.work, graph.starts, graph.pins, graph.weight, balance, task.machines]
+    return runs.of("mtkahypar", given, one)
 
 
 def _best(task: Task, found: list[np.ndarray]) -> np.ndarray:

@@ -269,6 +269,79 @@ def kick(state: Any, random: np.ndarray, size: int) -> None:
 
 
 @numba.njit(cache=True)
+def follow(graph: Any, home: np.ndarray, machines: int, rounds: int) -> None:
+    """Give vertices without a home (-1) that of most bytes of their nets, in rounds: first those beside decided ones."""
+    starts, pins, weight, vstarts, nets = graph
+    there = np.zeros((len(weight), machines), np.bool_)
+    pull = np.zeros(machines, np.int64)
+    chosen = home.copy()
+    for _ in range(rounds):
+        for e in range(len(weight)):
+            for i in range(starts[e], starts[e + 1]):
+                if home[pins[i]] >= 0:
+                    there[e, home[pins[i]]] = True
+        settled = 0
+        for v in range(len(home)):
+            if home[v] < 0:
+                pull[:] = 0
+                for i in range(vstarts[v], vstarts[v + 1]):
+                    for m in range(machines):
+                        if there[nets[i], m]:
+                            pull[m] += weight[nets[i]]
+                if pull.max() > 0:
+                    chosen[v] = np.argmax(pull)
+                    settled += 1
+        home[:] = chosen
+        if settled == 0:
+            return
+
+
+@numba.njit(cache=True)
+def join(graph: Any, apart: np.ndarray, limit: np.ndarray, order: np.ndarray, largest: int) -> np.ndarray:
+    """For each vertex, the one that it is joined to (or itself): that with which it shares the most bytes in small nets.
+
+    Only vertices with one number in `apart` and one fixed machine are joined, and only to less than `limit` of each load.
+    """
+    starts, pins, weight, vstarts, nets, load, fixed = graph
+    count = len(apart)
+    root, joined = np.arange(count), np.zeros(count, np.bool_)
+    held, bond = load.copy(), np.zeros(count)
+    near = np.empty(count, np.int64)
+    for v in order:
+        if joined[v]:
+            continue
+        found = 0
+        for i in range(vstarts[v], vstarts[v + 1]):
+            e = nets[i]
+            size = starts[e + 1] - starts[e]
+            if size <= largest:
+                for j in range(starts[e], starts[e + 1]):
+                    c = root[pins[j]]
+                    if c != v:
+                        if bond[c] == 0:
+                            near[found] = c
+                            found += 1
+                        bond[c] += weight[e] / (size - 1)
+        best, top = -1, 0.0
+        for i in range(found):
+            c = near[i]
+            if bond[c] > top and apart[c] == apart[v] and fixed[c] == fixed[v]:
+                room = True
+                for k in range(len(limit)):
+                    if load[v, k] > 0 and held[c, k] + load[v, k] > limit[k]:
+                        room = False
+                if room:
+                    best, top = c, bond[c]
+            bond[c] = 0
+        if best >= 0:
+            root[v] = best
+            joined[v] = joined[best] = True
+            for k in range(len(limit)):
+                held[best, k] += load[v, k]
+    return root
+
+
+@numba.njit(cache=True)
 def run_tiles(arrays: Any, home: np.ndarray, flops: np.ndarray, rate: float, latency: float) -> Any:
     vertex, work, behind, first, starts, readers, nbytes, returns = arrays
     machines, count = len(flops), len(vertex)

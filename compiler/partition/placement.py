@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition.atoms import Tiling
-from rainshed.compiler.partition.refine import KICKS, Task, contract, crossing, excess, loads, refine
+from rainshed.compiler.partition.multilevel import afresh, again
+from rainshed.compiler.partition.refine import Task, contract, crossing, excess, refine
 from rainshed.compiler.partition.seeds import bisected, blocks, columns, earliest_finish, layers_in_turn, machine_grids
 from rainshed.compiler.partition.simulate_tiles import Rates, simulate_tiles
 
@@ -17,23 +18,25 @@ BALANCE = 1.10  # a machine's share of a heavy layer's work, over the even share
 COLUMN_KICKS = 200  # columns are few
 KEPT = 4  # seeds that are refined
 NEARLY = 0.02  # over its cap a seed may be: refinement brings it back
+TRIES = 6  # joinings without success, after which the search ends
+MOST_PINS = 2_000_000  # that all joinings of one search go through: of large hypergraphs there are fewer
+BAND = 0.02  # of all work: light layers, one after the other, that have to be spread evenly together
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What counts: the fewest bytes under the caps, or the shortest simulated step among what is found.
+    """What counts: the fewest bytes under the caps, or, with `by_step`, the shortest simulated step among what is found.
 
-    phases  whether each heavy layer is balanced by itself, or only all work together
-    slack   with `by_step`: how many times the fewest bytes a placement with a shorter step may move
+    balance  of each heavy layer
+    slack    with `by_step`: how many times the fewest bytes a placement with a shorter step may move
+    tries    joinings without success, after which the search ends; 0: only seeds, each refined
     """
 
     balance: float = BALANCE
-    phases: bool = True
-    kicks: int = KICKS
+    tries: int = TRIES
     seed: int = 0
     by_step: bool = False
     slack: float = 1.1
-    starts: Mapping[str, np.ndarray] = field(default_factory=dict, hash=False, compare=False)  # beside our own
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +53,34 @@ class Placement:
 
 
 def task_of(tiling: Tiling, cluster: Cluster, aim: Aim, fixed: np.ndarray | None = None) -> Task:
-    """The caps: memory, all work, and the work of each heavy layer, in proportion to the machines' speed.
+    """The caps that have to be kept: memory, and the work of each heavy layer in proportion to the machines' speed.
 
-    A cap is never less than what the coarsest tile makes unavoidable.
+    Without heavy layers it is all work. A cap is never less than what the coarsest tile makes unavoidable.
     """
+    layers = [np.where(tiling.layer == i, tiling.work, 0.0) for i in range(len(tiling.layers))]
+    return _task(tiling, cluster, aim, layers or [tiling.work], fixed)
+
+
+def _even(tiling: Tiling, cluster: Cluster, aim: Aim, fixed: np.ndarray | None) -> Task | None:
+    """With caps for the light layers between the heavy ones, too; None where they do next to no work."""
+    light = np.where(tiling.layer < 0, tiling.work, 0.0)
+    if light.sum() <= BAND * tiling.work.sum():
+        return None
+    layers = [np.where(tiling.layer == i, tiling.work, 0.0) for i in range(len(tiling.layers))]
+    band = (np.cumsum(light) / (BAND * tiling.work.sum())).astype(int)
+    bands = [np.where(band == i, light, 0.0) for i in range(int(band.max()) + 1)]
+    return _task(tiling, cluster, aim, [*layers, *bands], fixed)
+
+
+def _task(tiling: Tiling, cluster: Cluster, aim: Aim, works: list[np.ndarray], fixed: np.ndarray | None) -> Task:
     speed = np.array([m.flops for m in cluster.machines], float)
-    share = speed / speed.sum()
-    columns = [tiling.work, *(np.where(tiling.layer == i, tiling.work, 0.0) for i in range(len(tiling.layers)))]
-    if not aim.phases:
-        columns = columns[:1]
-    caps = [_caps(column, share, aim.balance) for column in columns]
     memory = np.array([m.memory_bytes for m in cluster.machines], float)
     return Task(
         starts=tiling.starts,
         pins=tiling.pins,
         weight=tiling.weight,
-        load=np.stack([*columns, tiling.nbytes.astype(float)], axis=1),
-        caps=np.stack([*caps, memory]),
+        load=np.stack([*works, tiling.nbytes.astype(float)], axis=1),
+        caps=np.stack([*(_caps(work, speed / speed.sum(), aim.balance) for work in works), memory]),
         fixed=np.full(tiling.vertices, -1, np.int64) if fixed is None else fixed,
         group=tiling.layer,
     )
@@ -82,21 +96,17 @@ def _caps(work: np.ndarray, share: np.ndarray, balance: float) -> np.ndarray:
 
 
 def place_tiles(tiling: Tiling, cluster: Cluster, aim: Aim, fixed: np.ndarray | None = None) -> Placement:
-    """The best placement found. Deterministic: the same arguments give the same placement."""
-    task = task_of(tiling, cluster, aim, fixed)
-    seeds = {**aim.starts, **starts_of(tiling, cluster)}
+    """The best placement found. Deterministic: the same arguments give the same placement.
+
+    fixed  i64[vertices]: the machine of each vertex that has to be on a certain one, or -1
+    """
+    task, even = task_of(tiling, cluster, aim, fixed), _even(tiling, cluster, aim, fixed)
+    seeds = starts_of(tiling, cluster)
     seeds |= _column_seeds(tiling, task, seeds, aim)
-    found: list[Placement] = []
-    for name in _cheapest(task, seeds, KEPT):
-        short = refine(task, seeds[name], seed=aim.seed, kicks=0)
-        found.append(measure(tiling, task, cluster, short, name))
-        if aim.by_step and not (fixed is not None and (fixed >= 0).any()):
-            found.append(measure(tiling, task, cluster, seeds[name], name))
-    if aim.kicks:
-        best = min(found, key=lambda p: (p.excess, p.nbytes))
-        long = refine(task, best.home, seed=aim.seed, kicks=aim.kicks)
-        found.append(measure(tiling, task, cluster, long, best.start))
-    return _chosen(found, aim)
+    found = _searched(even, seeds, aim) if even else []
+    more = {f"even {name}": home for home, name in found[:1]}
+    found += _searched(task, {**seeds, **more}, aim)
+    return _chosen([measure(tiling, task, cluster, home, name) for home, name in found], aim)
 
 
 def _chosen(found: list[Placement], aim: Aim) -> Placement:
@@ -106,6 +116,33 @@ def _chosen(found: list[Placement], aim: Aim) -> Placement:
         return least
     near = [p for p in found if p.excess <= least.excess and p.nbytes <= aim.slack * least.nbytes]
     return min(near, key=lambda p: (p.step_s, p.nbytes))
+
+
+def _searched(task: Task, seeds: Mapping[str, np.ndarray], aim: Aim) -> list[tuple[np.ndarray, str]]:
+    """Placements from the cheapest seeds, and from which seed each came: refined, joined and taken apart, mixed."""
+    found = [(refine(task, seeds[name], seed=aim.seed, kicks=0), name) for name in _cheapest(task, seeds, KEPT)]
+    if not aim.tries:
+        return found
+
+    def cost(one: tuple[np.ndarray, str]) -> tuple[float, int]:
+        return round(excess(task, one[0]), 9), crossing(task, one[0])
+
+    found += [(again(task, home, aim.seed), name) for home, name in found]
+    found.append((afresh(task, [home for home, _ in found], aim.seed), "afresh"))
+    found = sorted(found, key=cost)
+    failed, last = 0, aim.seed + max(aim.tries, MOST_PINS // len(task.pins))
+    for seed in range(aim.seed + 1, last + 1):
+        if failed > aim.tries:
+            break
+        home, name = found[0]
+        if seed % 3 == 0:
+            new = afresh(task, [home for home, _ in found[:KEPT]], seed), "afresh"
+        else:
+            other = found[1 + failed % (len(found) - 1)][0] if seed % 3 == 1 and len(found) > 1 else None
+            new = again(task, home, seed, other), name
+        failed = 0 if cost(new) < cost(found[0]) else failed + 1
+        found = sorted([*found, new], key=cost)
+    return found
 
 
 def _cheapest(task: Task, seeds: Mapping[str, np.ndarray], count: int) -> list[str]:
@@ -128,7 +165,7 @@ def _column_seeds(tiling: Tiling, task: Task, seeds: Mapping[str, np.ndarray], a
     for name in _cheapest(task, seeds, 3):
         home = np.zeros(count, np.int64)
         home[of] = seeds[name]
-        found[f"columns of {name}"] = refine(coarse, home, seed=aim.seed, kicks=min(COLUMN_KICKS, 20 * aim.kicks))[of]
+        found[f"columns of {name}"] = refine(coarse, home, seed=aim.seed, kicks=COLUMN_KICKS if aim.tries else 0)[of]
     return found
 
 
@@ -165,8 +202,10 @@ def measure(tiling: Tiling, task: Task, cluster: Cluster, home: np.ndarray, star
 def phase_balance(tiling: Tiling, cluster: Cluster, home: np.ndarray) -> float:
     """Time of the heavy layers one after the other, each at its slowest machine, over that of an even spread; 1 is perfect."""
     speed = np.array([m.flops for m in cluster.machines], float)
-    task = replace(task_of(tiling, cluster, Aim()))
-    heavy = loads(task, home)[1 : 1 + len(tiling.layers)]
+    works = [
+        np.bincount(home, np.where(tiling.layer == i, tiling.work, 0.0), len(speed)) for i in range(len(tiling.layers))
+    ]
+    heavy = np.array(works)
     if not len(heavy):
         return 1.0
     return float((heavy / speed).max(axis=1).sum() / (heavy.sum() / speed.sum()))

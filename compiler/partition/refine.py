@@ -76,7 +76,7 @@ def refine(task: Task, home: np.ndarray, *, seed: int = 0, kicks: int = KICKS) -
     home = np.where(task.fixed >= 0, task.fixed, home).astype(np.int64)
     if task.machines == 1 or not len(home):
         return home
-    search = _Search(task, home, seed)
+    search = Search(task, home, seed)
     search.settle()
     best, lowest, failed = home.copy(), search.score(), 0
     best[:] = search.home
@@ -106,25 +106,25 @@ def contract(task: Task, of: np.ndarray, count: int) -> Task:
     kept = size > 1
     starts = np.zeros(int(kept.sum()) + 1, np.int64)
     np.cumsum(size[kept], out=starts[1:])
-    group = np.zeros(count, np.int64)
-    return Task(starts, pins[kept[net]], task.weight[kept], load, task.caps, fixed, group)
+    most = np.argmax(load / np.maximum(task.caps.max(axis=1), 1e-300), axis=1) if count else np.zeros(0, np.int64)
+    return Task(starts, pins[kept[net]], task.weight[kept], load, task.caps, fixed, most)
 
 
-def _turned(task: Task) -> tuple[np.ndarray, np.ndarray]:
+def turned(starts: np.ndarray, pins: np.ndarray, vertices: int) -> tuple[np.ndarray, np.ndarray]:
     """The nets of each vertex, packed."""
-    net = np.repeat(np.arange(len(task.weight)), np.diff(task.starts))
-    order = np.argsort(task.pins, kind="stable")
-    starts = np.zeros(len(task.load) + 1, np.int64)
-    np.cumsum(np.bincount(task.pins, minlength=len(task.load)), out=starts[1:])
-    return starts, net[order]
+    net = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    order = np.argsort(pins, kind="stable")
+    first = np.zeros(vertices + 1, np.int64)
+    np.cumsum(np.bincount(pins, minlength=vertices), out=first[1:])
+    return first, net[order]
 
 
-class _Search:
+class Search:
     """The state of a search: a placement, and the gain of every move from it."""
 
     def __init__(self, task: Task, home: np.ndarray, seed: int) -> None:
         self.task, self.home = task, home.copy()
-        vertex_starts, nets = _turned(task)
+        vertex_starts, nets = turned(task.starts, task.pins, len(task.load))
         count, machines = len(home), task.machines
         phi = np.zeros((len(task.weight), machines), np.int64)
         benefit, penalty = np.zeros(count, np.int64), np.zeros((count, machines), np.int64)
@@ -150,6 +150,15 @@ class _Search:
             won += loops().exchange(self.state, self.task.group, order, self.by_group, self.first)
             if won <= 0:
                 return
+
+    def choices(self, v: int, most: int) -> list[tuple[int, int]]:
+        """Machines with room for a vertex of several machines' nets, and the bytes that each move saves: the most first."""
+        benefit, penalty = self.state[11], self.state[12]
+        if self.task.fixed[v] >= 0 or benefit[v] == 0:
+            return []
+        lost = penalty[v] - benefit[v]
+        found = [t for t in np.argsort(lost, kind="stable").tolist() if t != self.home[v]][:most]
+        return [(t, -int(lost[t])) for t in found if loops().fits(self.state, v, t)]
 
     def score(self) -> tuple[float, int]:
         """How far caps are broken, then bytes: to be small."""

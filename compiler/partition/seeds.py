@@ -8,6 +8,9 @@ import numpy as np
 
 from rainshed.compiler.partition.atoms import Tiling
 from rainshed.compiler.partition.cutting import AXES
+from rainshed.compiler.partition.refine import loops, turned
+
+ROUNDS = 8  # in which vertices without a home are given one: so far from a heavy tile they may lie
 
 
 def machine_grids(machines: int) -> Iterator[tuple[int, ...]]:
@@ -125,26 +128,10 @@ def _cut(work: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def follow(tiling: Tiling, home: np.ndarray, machines: int) -> np.ndarray:
-    """Vertices without a home go where most bytes of their nets are, those with the most decided neighbours first."""
+    """Vertices without a home go where most bytes of their nets are, those beside decided ones first."""
     home = home.copy()
-    net = np.repeat(np.arange(tiling.nets), np.diff(tiling.starts))
-    order = np.argsort(tiling.pins, kind="stable")
-    vertices, first = np.unique(tiling.pins[order], return_index=True)
-    for _ in range(8):
-        loose = home < 0
-        if not loose.any():
-            return home
-        known = ~loose[tiling.pins]
-        inside = np.zeros((tiling.nets, machines), np.float32)
-        inside[net[known], home[tiling.pins[known]]] = 1
-        inside *= tiling.weight[:, None]
-        pull = np.zeros((tiling.vertices, machines), np.float32)
-        if len(vertices):
-            pull[vertices] = np.add.reduceat(inside[net[order]], first, axis=0)
-        ready = loose & (pull.max(axis=1) > 0)
-        if not ready.any():
-            break
-        home[ready] = np.argmax(pull[ready], axis=1)
+    graph = (tiling.starts, tiling.pins, tiling.weight, *turned(tiling.starts, tiling.pins, tiling.vertices))
+    loops().follow(graph, home, machines, ROUNDS)
     home[home < 0] = 0
     return home
 

@@ -1,0 +1,112 @@
+"""Placements by levels: vertices that belong together are joined, again and again; few joined ones are placed, then taken apart.
+
+A move of a joined vertex is one of many tiles at once: a block of a layer, or a column of blocks through several layers. That
+is what single moves do not find, since each of them alone costs bytes.
+
+Source  Karypis and Kumar 1999 (multilevel, k parts); Sanders and Schulz 2011 (again from a placement, within its parts)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rainshed.compiler.partition.refine import Task, contract, crossing, excess, loops, refine, turned
+
+FEWEST = 24  # joined vertices for each machine: then it ends
+LARGEST = 64  # vertices of a net that still tells which of them belong together
+SHARE = 0.2  # of a machine's cap: more than that is not joined
+GAIN = 0.95  # of the vertices at most must be left after a round of joining
+ROUGH = 12  # kicks at the coarsest level, where they cost least
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A task, and the joined vertex of the next coarser level that each of its vertices is part of; none at the coarsest."""
+
+    task: Task
+    of: np.ndarray | None
+
+
+def levels(task: Task, home: np.ndarray | None, seed: int) -> list[Level]:
+    """From the finest to the coarsest. With a placement given, only vertices of one machine are joined."""
+    found = []
+    random = np.random.default_rng(seed)
+    limit = np.maximum(SHARE * task.caps.min(axis=1), task.load.max(axis=0, initial=0.0))
+    apart = np.zeros(len(task.load), np.int64) if home is None else home
+    while len(task.load) > FEWEST * task.machines:
+        vertex_starts, nets = turned(task.starts, task.pins, len(task.load))
+        order = random.permutation(len(task.load)).astype(np.int64)
+        root = loops().join(
+            (task.starts, task.pins, task.weight, vertex_starts, nets, task.load, task.fixed),
+            apart,
+            limit,
+            order,
+            LARGEST,
+        )
+        roots, of = np.unique(root, return_inverse=True)
+        if len(roots) > GAIN * len(root):
+            break
+        found.append(Level(task, of))
+        task, apart = without_twins(contract(task, of, len(roots))), apart[roots]
+    return [*found, Level(task, None)]
+
+
+def without_twins(task: Task) -> Task:
+    """Nets of the same vertices as one."""
+    count = len(task.weight)
+    net = np.repeat(np.arange(count), np.diff(task.starts))
+    mark = np.random.default_rng(0).integers(0, 2**62, (2, len(task.load)))
+    keys = np.zeros((count, 2), np.int64)
+    for k in range(2):  # sums of random numbers, in the ring of 64 bits
+        np.add.at(keys[:, k], net, mark[k][task.pins])
+    _, first, twin = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    if len(first) == count:
+        return task
+    weight = np.zeros(len(first), np.int64)
+    np.add.at(weight, twin.ravel(), task.weight)
+    size = np.diff(task.starts)[first]
+    starts = np.zeros(len(first) + 1, np.int64)
+    np.cumsum(size, out=starts[1:])
+    at = np.arange(starts[-1]) - np.repeat(starts[:-1], size) + np.repeat(task.starts[first], size)
+    return replace(task, starts=starts, pins=task.pins[at], weight=weight)
+
+
+def again(task: Task, home: np.ndarray, seed: int, apart: np.ndarray | None = None) -> np.ndarray:
+    """A placement that moves no more bytes than `home`: joined within its machines, and taken apart level by level.
+
+    apart  a second placement: only vertices that are on one machine in both are joined, so that the two are mixed
+    """
+    within = home if apart is None else home * task.machines + apart
+    steps = levels(task, within, seed)
+    coarse = refine(steps[-1].task, _joined(steps, home), seed=seed, kicks=ROUGH)
+    return _taken_apart(steps, coarse, seed)
+
+
+def afresh(task: Task, starts: Sequence[np.ndarray], seed: int) -> np.ndarray:
+    """Joined without regard to any placement, then placed near one of `starts`: the best of them, taken apart level by level."""
+    steps = levels(task, None, seed)
+    coarse = [refine(steps[-1].task, _joined(steps, home), seed=seed, kicks=ROUGH) for home in starts]
+    over = [round(excess(steps[-1].task, home), 3) for home in coarse]
+    best = min(range(len(coarse)), key=lambda i: (over[i], crossing(steps[-1].task, coarse[i])))
+    return _taken_apart(steps, coarse[best], seed)
+
+
+def _taken_apart(steps: Sequence[Level], home: np.ndarray, seed: int) -> np.ndarray:
+    """From a placement of the coarsest level to one of the finest, refined at each."""
+    for level in reversed(steps[:-1]):
+        home = refine(level.task, home[level.of], seed=seed, kicks=0)
+    return home
+
+
+def _joined(steps: Sequence[Level], home: np.ndarray) -> np.ndarray:
+    """The machine of each vertex of the coarsest level: where most of its work is."""
+    for level in steps[:-1]:
+        assert level.of is not None
+        count, machines = int(level.of.max(initial=-1)) + 1, level.task.machines
+        held = np.zeros(count * machines)
+        np.add.at(held, level.of * machines + home, level.task.load[:, 0] + 1e-9)
+        home = held.reshape(count, machines).argmax(axis=1).astype(np.int64)
+    return home
