@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise, product
 
 import numpy as np
@@ -40,6 +40,7 @@ class Tiling:
     pins      the vertices of net e are pins[starts[e]:starts[e + 1]]; `weight` in bytes per step
     tasks     the tiles as they run, for the simulation
     cuts      of each node: its grid, its tiles, and the number of the task of the first
+    pinned    the machine of each vertex that the user has pinned to one
     """
 
     work: np.ndarray
@@ -52,6 +53,7 @@ class Tiling:
     layers: tuple[str, ...]
     tasks: Tasks
     cuts: Mapping[Node, Cut]
+    pinned: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def vertices(self) -> int:
@@ -110,6 +112,7 @@ class _Builder:
         self.place: list[tuple[float, ...]] = []
         self.layers: list[str] = []
         self.tied: dict[tuple[object, int], int] = {}
+        self.pinned: dict[int, str] = {}
         self.grows = self._grows()
         self.returns = self._returns()
         self.parcels: dict[tuple[int, tuple[int, ...], bool], int] = {}
@@ -180,9 +183,12 @@ class _Builder:
         regions = cut.access.regions(box, tuple(fixed(v.shape) for v in cut.node.inputs)) if cut.access.axes else ()
         for value, region in zip(cut.node.inputs, regions, strict=False):
             made = self.cut.get(value)
-            if made is not None and region in made.owner_of and len(made.pieces) > 1:
+            if made is not None and region in made.owner_of and len(made.pieces) > 1 and cut.node.origin.pin is None:
                 return self.task_vertex[made.owner_of[region]]
-        return self._new(cut, box)
+        vertex = self._new(cut, box)
+        if cut.node.origin.pin is not None:
+            self.pinned[vertex] = cut.node.origin.pin
+        return vertex
 
     def _new(self, cut: Cut, box: Box) -> int:
         where = [-1.0] * AXES
@@ -301,6 +307,7 @@ class _Builder:
                 returns=np.array([returns for (_, _, returns), _ in parcels], bool),
             ),
             cuts=self.cut,
+            pinned=self.pinned,
         )
 
 

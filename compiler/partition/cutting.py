@@ -54,17 +54,18 @@ def kind_of(node: Node) -> object:
     weights = weights_of(node)
     if not weights or not isinstance(node.type, TensorType):
         return node
-    return (node.op.name, weights, node.access)
+    return (node.op.name, weights, node.access, node.origin.pin)
 
 
 def heavy_kinds(nodes: Sequence[Node]) -> dict[object, float]:
-    """The layers that have to be spread evenly, and the flops of each."""
+    """The layers that have to be spread evenly, and the flops of each. What is pinned to a machine is none of them."""
     work: dict[object, float] = {}
     for node in nodes:
         if node.op.name not in WEIGHTLESS:
             work[kind_of(node)] = work.get(kind_of(node), 0.0) + node.op.cost_of(node).flops
     total = sum(work.values()) or 1.0
-    return {kind: flops for kind, flops in work.items() if flops >= HEAVY * total}
+    held = {kind_of(node) for node in nodes if node.origin.pin is not None}
+    return {kind: flops for kind, flops in work.items() if flops >= HEAVY * total and kind not in held}
 
 
 # -- how finely, and along which axes ----------------------------------------------------------------------------------
@@ -166,12 +167,12 @@ class Cutter:
         heavy, light = kind_of(node) in self.heavy, self.fineness.light
         follows = main is not None and not weights_of(node) and 2 * len(self.cut[main].pieces) > light
         large = (main is None or weights_of(node)) and size >= WORTH * light
-        if (heavy or large) and access.axes and not follows:
+        if (heavy or large) and access.axes and not follows and node.origin.pin is None:
             kind = access, self.fineness.heavy if heavy else light
             if kind not in self.grids:
                 self.grids[kind] = finest(node, *kind)
             return self.grids[kind]
-        if main is None or not access.axes or not isinstance(node.type, TensorType):
+        if main is None or not access.axes or not isinstance(node.type, TensorType) or node.origin.pin is not None:
             return (1,) * len(access.axes)
         parts = [1] * len(access.axes)
         for value, reaches in zip(node.inputs, access.inputs, strict=True):

@@ -1,4 +1,4 @@
-"""Moves that shorten the simulated step of placed tiles: of blocks of tiles first, then of single ones, within a budget of bytes."""
+"""Moves that shorten the step of placed tiles by more than they cost in bytes: of blocks of tiles first, then of single ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRIED = 2  # machines that a vertex is tried on
 def hasten(
     task: Task, home: np.ndarray, seconds: Callable[[np.ndarray], float], budget: tuple[int, int], seed: int
 ) -> np.ndarray:
-    """A placement with a step at most as long, under the caps of the task.
+    """A placement with at most the same product of seconds and bytes of a step, under the caps of the task.
 
     seconds  of a step, for a placement of all vertices
     budget   bytes that it may move, and how many placements may be simulated
@@ -44,7 +44,7 @@ def hasten(
                 moved = search.home[of]
                 left -= 1
                 took = seconds(moved)
-                if took < best * (1 - 1e-9):
+                if took * (now - gain) < best * now * (1 - 1e-9):
                     best, home, now = took, moved, now - gain
                     break
                 loops().move(search.state, v, came)

@@ -342,7 +342,7 @@ def join(graph: Any, apart: np.ndarray, limit: np.ndarray, order: np.ndarray, la
 
 
 @numba.njit(cache=True)
-def run_tiles(arrays: Any, home: np.ndarray, flops: np.ndarray, rate: float, latency: float) -> Any:
+def run_tiles(arrays: Any, home: np.ndarray, flops: np.ndarray, rate: np.ndarray, latency: np.ndarray) -> Any:
     vertex, work, behind, first, starts, readers, nbytes, returns = arrays
     machines, count = len(flops), len(vertex)
     clock, sent, taken = np.zeros(machines), np.zeros(machines), np.zeros(machines)
@@ -368,9 +368,9 @@ def run_tiles(arrays: Any, home: np.ndarray, flops: np.ndarray, rate: float, lat
                     arrival[d] = done
                     if amount[d] > 0:
                         messages += 1
-                        end = max(done, sent[m], taken[d]) + amount[d] / rate
+                        end = max(done, sent[m], taken[d]) + amount[d] / rate[m, d]
                         sent[m] = taken[d] = end
-                        arrival[d] = end + latency
+                        arrival[d] = end + latency[m, d]
                 for i in range(first[t + 1], first[t + 2]):
                     for j in range(starts[i], starts[i + 1]):
                         r = readers[j]
@@ -397,9 +397,9 @@ def run_tiles(arrays: Any, home: np.ndarray, flops: np.ndarray, rate: float, lat
                 for d in range(machines):
                     if amount[d] > 0:
                         messages += 1
-                        end = max(arrival[d], sent[d], taken[m]) + amount[d] / rate
+                        end = max(arrival[d], sent[d], taken[m]) + amount[d] / rate[d, m]
                         sent[d] = taken[m] = end
-                        begin = max(begin, end + latency)
+                        begin = max(begin, end + latency[d, m])
                 finish[t] = begin
                 if behind[t] > 0:
                     finish[t] = begin + behind[t] / flops[m]
@@ -412,9 +412,14 @@ def run_tiles(arrays: Any, home: np.ndarray, flops: np.ndarray, rate: float, lat
                 size = there.sum()
                 if size > 1:
                     messages += size * (size - 1)
+                    slowest, farthest = np.inf, 0.0  # all wait for the worst of their links
+                    for d in range(machines):
+                        for m in range(machines):
+                            if there[d] and there[m] and d != m:
+                                slowest, farthest = min(slowest, rate[d, m]), max(farthest, latency[d, m])
                     for d in range(machines):
                         if there[d]:
-                            busy = nbytes[i] * (size - 1) / size / rate
+                            busy = nbytes[i] * (size - 1) / size / slowest
                             if way == 1:
                                 sent[d] = max(sent[d], clock[d])
                                 taken[d] = max(taken[d], clock[d])
@@ -423,7 +428,7 @@ def run_tiles(arrays: Any, home: np.ndarray, flops: np.ndarray, rate: float, lat
                     if way == 0:
                         for j in range(starts[i], starts[i + 1]):
                             r = readers[j]
-                            ready[r] = max(ready[r], taken[home[vertex[r]]] + latency)
+                            ready[r] = max(ready[r], taken[home[vertex[r]]] + farthest)
     end = 0.0
     for d in range(machines):
         end = max(end, clock[d], taken[d], sent[d])

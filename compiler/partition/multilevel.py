@@ -57,12 +57,13 @@ def levels(task: Task, home: np.ndarray | None, seed: int) -> list[Level]:
 def without_twins(task: Task) -> Task:
     """Nets of the same vertices as one."""
     count = len(task.weight)
-    net = np.repeat(np.arange(count), np.diff(task.starts))
-    mark = np.random.default_rng(0).integers(0, 2**62, (2, len(task.load)))
-    keys = np.zeros((count, 2), np.int64)
-    for k in range(2):  # sums of random numbers, in the ring of 64 bits
-        np.add.at(keys[:, k], net, mark[k][task.pins])
-    _, first, twin = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    if not count:
+        return task
+    mark = np.random.default_rng(0).integers(-(2**63), 2**63, len(task.load))
+    sums = np.add.reduceat(
+        mark[task.pins], task.starts[:-1]
+    )  # in the ring of 64 bits: equal for equal sets, else by a wonder
+    _, first, twin = np.unique(sums, return_index=True, return_inverse=True)
     if len(first) == count:
         return task
     weight = np.zeros(len(first), np.int64)

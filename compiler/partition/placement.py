@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations, islice
 
 import numpy as np
 
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition.atoms import Tiling
+from rainshed.compiler.partition.hasten import hasten
 from rainshed.compiler.partition.multilevel import afresh, again
 from rainshed.compiler.partition.refine import Task, contract, crossing, excess, refine
 from rainshed.compiler.partition.seeds import bisected, blocks, columns, earliest_finish, layers_in_turn, machine_grids
@@ -19,16 +21,22 @@ COLUMN_KICKS = 200  # columns are few
 KEPT = 4  # seeds that are refined
 NEARLY = 0.02  # over its cap a seed may be: refinement brings it back
 TRIES = 6  # joinings without success, after which the search ends
-MOST_PINS = 2_000_000  # that all joinings of one search go through: of large hypergraphs there are fewer
+MOST_PINS = 1_000_000  # that all joinings of one search go through: of large hypergraphs there are fewer
+SOME = 0.998  # of the bytes at most must be left for a joining to be a success
+NO_RATE = 1e-3  # bytes per second between machines without a link: a step that needs it takes for ever
+EXCHANGED = 200  # pairs of machines at most
+SIMULATED = 1000  # placements at most, in the end
+MOST_STEPS = 100_000_000  # of the loops of all these simulations
 BAND = 0.02  # of all work: light layers, one after the other, that have to be spread evenly together
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What counts: the fewest bytes under the caps, or, with `by_step`, the shortest simulated step among what is found.
+    """What counts: the fewest bytes under the caps, or, with `by_step`, the simulated step too.
 
     balance  of each heavy layer
-    slack    with `by_step`: how many times the fewest bytes a placement with a shorter step may move
+    by_step  the least product of bytes and seconds: a percent more of one is worth a percent less of the other
+    slack    with `by_step`: how many times the fewest bytes a placement may move at most
     tries    joinings without success, after which the search ends; 0: only seeds, each refined
     """
 
@@ -52,16 +60,16 @@ class Placement:
     excess: float
 
 
-def task_of(tiling: Tiling, cluster: Cluster, aim: Aim, fixed: np.ndarray | None = None) -> Task:
+def task_of(tiling: Tiling, cluster: Cluster, aim: Aim) -> Task:
     """The caps that have to be kept: memory, and the work of each heavy layer in proportion to the machines' speed.
 
-    Without heavy layers it is all work. A cap is never less than what the coarsest tile makes unavoidable.
+    Without heavy layers it is all work. A cap is never less than what the coarsest tile makes unavoidable. Pins hold.
     """
     layers = [np.where(tiling.layer == i, tiling.work, 0.0) for i in range(len(tiling.layers))]
-    return _task(tiling, cluster, aim, layers or [tiling.work], fixed)
+    return _task(tiling, cluster, aim, layers or [tiling.work])
 
 
-def _even(tiling: Tiling, cluster: Cluster, aim: Aim, fixed: np.ndarray | None) -> Task | None:
+def _even(tiling: Tiling, cluster: Cluster, aim: Aim) -> Task | None:
     """With caps for the light layers between the heavy ones, too; None where they do next to no work."""
     light = np.where(tiling.layer < 0, tiling.work, 0.0)
     if light.sum() <= BAND * tiling.work.sum():
@@ -69,11 +77,14 @@ def _even(tiling: Tiling, cluster: Cluster, aim: Aim, fixed: np.ndarray | None) 
     layers = [np.where(tiling.layer == i, tiling.work, 0.0) for i in range(len(tiling.layers))]
     band = (np.cumsum(light) / (BAND * tiling.work.sum())).astype(int)
     bands = [np.where(band == i, light, 0.0) for i in range(int(band.max()) + 1)]
-    return _task(tiling, cluster, aim, [*layers, *bands], fixed)
+    return _task(tiling, cluster, aim, [*layers, *bands])
 
 
-def _task(tiling: Tiling, cluster: Cluster, aim: Aim, works: list[np.ndarray], fixed: np.ndarray | None) -> Task:
+def _task(tiling: Tiling, cluster: Cluster, aim: Aim, works: list[np.ndarray]) -> Task:
     speed = np.array([m.flops for m in cluster.machines], float)
+    fixed = np.full(tiling.vertices, -1, np.int64)
+    for vertex, name in tiling.pinned.items():
+        fixed[vertex] = cluster.names.index(name)
     memory = np.array([m.memory_bytes for m in cluster.machines], float)
     return Task(
         starts=tiling.starts,
@@ -81,7 +92,7 @@ def _task(tiling: Tiling, cluster: Cluster, aim: Aim, works: list[np.ndarray], f
         weight=tiling.weight,
         load=np.stack([*works, tiling.nbytes.astype(float)], axis=1),
         caps=np.stack([*(_caps(work, speed / speed.sum(), aim.balance) for work in works), memory]),
-        fixed=np.full(tiling.vertices, -1, np.int64) if fixed is None else fixed,
+        fixed=fixed,
         group=tiling.layer,
     )
 
@@ -95,27 +106,50 @@ def _caps(work: np.ndarray, share: np.ndarray, balance: float) -> np.ndarray:
     return np.maximum(balance * fair, np.ceil(fair / coarsest - 1e-9) * coarsest)  # type: ignore[no-any-return]
 
 
-def place_tiles(tiling: Tiling, cluster: Cluster, aim: Aim, fixed: np.ndarray | None = None) -> Placement:
-    """The best placement found. Deterministic: the same arguments give the same placement.
-
-    fixed  i64[vertices]: the machine of each vertex that has to be on a certain one, or -1
-    """
-    task, even = task_of(tiling, cluster, aim, fixed), _even(tiling, cluster, aim, fixed)
+def place_tiles(tiling: Tiling, cluster: Cluster, aim: Aim) -> Placement:
+    """The best placement found. Deterministic: the same arguments give the same placement."""
+    task, even = task_of(tiling, cluster, aim), _even(tiling, cluster, aim)
     seeds = starts_of(tiling, cluster)
     seeds |= _column_seeds(tiling, task, seeds, aim)
     found = _searched(even, seeds, aim) if even else []
     more = {f"even {name}": home for home, name in found[:1]}
     found += _searched(task, {**seeds, **more}, aim)
-    return _chosen([measure(tiling, task, cluster, home, name) for home, name in found], aim)
+    placed = [measure(tiling, task, cluster, home, name) for home, name in found]
+    best = _chosen(placed, aim)
+    if not aim.by_step or not aim.tries or best.excess:
+        return best
+    rates = _rates(cluster)
+
+    def seconds(home: np.ndarray) -> float:
+        return simulate_tiles(tiling.tasks, home, rates)[0]
+
+    a_step = len(tiling.tasks.readers) + len(cluster.machines) * len(tiling.tasks.vertex)
+    budget = int(aim.slack * min(p.nbytes for p in placed if not p.excess)), min(SIMULATED, MOST_STEPS // a_step)
+    home = hasten(task, _exchanged(best.home, task, cluster, seconds), seconds, budget, aim.seed)
+    return measure(tiling, task, cluster, home, best.start)
+
+
+def _exchanged(home: np.ndarray, task: Task, cluster: Cluster, seconds: Callable[[np.ndarray], float]) -> np.ndarray:
+    """With equal machines in other places, where links differ: the bytes stay the same, the step may be shorter."""
+    if not cluster.links or (task.fixed >= 0).any():
+        return home
+    best, alike = seconds(home), [(m.flops, m.memory_bytes) for m in cluster.machines]
+    for a, b in islice(combinations(range(len(alike)), 2), EXCHANGED):
+        if alike[a] == alike[b]:
+            other = np.where(home == a, b, np.where(home == b, a, home))
+            took = seconds(other)
+            if took < best:
+                best, home = took, other
+    return home
 
 
 def _chosen(found: list[Placement], aim: Aim) -> Placement:
-    """The fewest bytes under the caps; or, of those that keep them as well and move little more, the shortest step."""
+    """The fewest bytes under the caps; or, of those that keep them as well and move little more, the best by bytes and step."""
     least = min(found, key=lambda p: (p.excess, p.nbytes, p.step_s))
     if not aim.by_step:
         return least
     near = [p for p in found if p.excess <= least.excess and p.nbytes <= aim.slack * least.nbytes]
-    return min(near, key=lambda p: (p.step_s, p.nbytes))
+    return min(near, key=lambda p: (p.nbytes * p.step_s, p.nbytes, p.step_s))
 
 
 def _searched(task: Task, seeds: Mapping[str, np.ndarray], aim: Aim) -> list[tuple[np.ndarray, str]]:
@@ -140,7 +174,8 @@ def _searched(task: Task, seeds: Mapping[str, np.ndarray], aim: Aim) -> list[tup
         else:
             other = found[1 + failed % (len(found) - 1)][0] if seed % 3 == 1 and len(found) > 1 else None
             new = again(task, home, seed, other), name
-        failed = 0 if cost(new) < cost(found[0]) else failed + 1
+        over, nbytes = cost(found[0])
+        failed = 0 if cost(new) < (over, int(SOME * nbytes)) else failed + 1
         found = sorted([*found, new], key=cost)
     return found
 
@@ -178,16 +213,14 @@ def starts_of(tiling: Tiling, cluster: Cluster) -> dict[str, np.ndarray]:
         found = {f"blocks {'x'.join(map(str, grid))}": blocks(tiling, grid) for grid in machine_grids(machines)}
     found |= {f"bisected {d}": bisected(tiling, speed, d) for d in range(3)}
     found["layers"] = layers_in_turn(tiling, speed)
-    found["earliest"] = earliest_finish(tiling, speed, 1 / cluster.default_link.bytes_per_s)
+    found["earliest"] = earliest_finish(tiling, _rates(cluster))
     distinct: dict[bytes, str] = {}
     return {name: home for name, home in found.items() if distinct.setdefault(home.tobytes(), name) == name}
 
 
 def measure(tiling: Tiling, task: Task, cluster: Cluster, home: np.ndarray, start: str) -> Placement:
     """What a placement costs."""
-    speed = np.array([m.flops for m in cluster.machines], float)
-    link = cluster.default_link
-    step_s, messages = simulate_tiles(tiling.tasks, home, Rates(speed, link.bytes_per_s, link.latency_s))
+    step_s, messages = simulate_tiles(tiling.tasks, home, _rates(cluster))
     return Placement(
         home=home,
         start=start,
@@ -196,6 +229,16 @@ def measure(tiling: Tiling, task: Task, cluster: Cluster, home: np.ndarray, star
         phase_balance=phase_balance(tiling, cluster, home),
         step_s=step_s,
         excess=excess(task, home),
+    )
+
+
+def _rates(cluster: Cluster) -> Rates:
+    names = cluster.names
+    links = [[cluster.link(a, b) for b in names] for a in names]
+    return Rates(
+        flops=np.array([m.flops for m in cluster.machines], float),
+        bytes_per_s=np.array([[max(x.bytes_per_s, NO_RATE) for x in row] for row in links], float),
+        latency_s=np.array([[x.latency_s for x in row] for row in links], float),
     )
 
 

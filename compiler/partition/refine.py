@@ -49,8 +49,14 @@ def loops() -> Any:
 def crossing(task: Task, home: np.ndarray) -> int:
     """Bytes that a placement moves: for each net its weight, times the machines beyond the first that it touches."""
     net = np.repeat(np.arange(len(task.weight)), np.diff(task.starts))
-    touched = np.unique(net * task.machines + home[task.pins]) // task.machines
+    touched = _distinct(net * task.machines + home[task.pins]) // task.machines
     return int((task.weight * (np.bincount(touched, minlength=len(task.weight)) - 1)).sum())
+
+
+def _distinct(keys: np.ndarray) -> np.ndarray:
+    """Each number once, in order. (Some versions of `np.unique` hash, which takes many times as long.)"""
+    keys = np.sort(keys)
+    return keys[np.diff(keys, prepend=keys[:1] - 1) > 0]
 
 
 def excess(task: Task, home: np.ndarray) -> float:
@@ -100,7 +106,7 @@ def contract(task: Task, of: np.ndarray, count: int) -> Task:
     fixed = np.full(count, -1, np.int64)
     np.maximum.at(fixed, of, task.fixed)
     net = np.repeat(np.arange(len(task.weight)), np.diff(task.starts))
-    unique = np.unique(net * count + of[task.pins])
+    unique = _distinct(net * count + of[task.pins])
     net, pins = unique // count, unique % count
     size = np.bincount(net, minlength=len(task.weight))
     kept = size > 1

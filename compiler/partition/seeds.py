@@ -9,6 +9,7 @@ import numpy as np
 from rainshed.compiler.partition.atoms import Tiling
 from rainshed.compiler.partition.cutting import AXES
 from rainshed.compiler.partition.refine import loops, turned
+from rainshed.compiler.partition.simulate_tiles import Rates
 
 ROUNDS = 8  # in which vertices without a home are given one: so far from a heavy tile they may lie
 
@@ -80,26 +81,25 @@ def _bisect(
     _bisect(tiling, members[order[cut == 1]], right, speed, first, home)
 
 
-def earliest_finish(tiling: Tiling, speed: np.ndarray, seconds_per_byte: float) -> np.ndarray:
+def earliest_finish(tiling: Tiling, rates: Rates) -> np.ndarray:
     """Each vertex, in the order of the graph, on the machine where it is done first, what it reads having come there.
 
     Source  list scheduling to the earliest finish: Topcuoglu et al. 2002 (HEFT); m-ETF of Jeon et al., Baechi, SoCC 2020
     """
-    tasks = tiling.tasks
+    tasks, speed = tiling.tasks, rates.flops
     home = np.full(tiling.vertices, -1, np.int64)
     clock, done = np.zeros(len(speed)), np.zeros(len(tasks.vertex))
     reads: list[list[tuple[int, float]]] = [[] for _ in tasks.vertex]
     for i, maker in enumerate(tasks.maker.tolist()):
         if maker >= 0:
             for reader in tasks.readers[tasks.starts[i] : tasks.starts[i + 1]].tolist():
-                reads[reader].append((maker, float(tasks.nbytes[i]) * seconds_per_byte))
+                reads[reader].append((maker, float(tasks.nbytes[i])))
     work = (tasks.work + tasks.behind).tolist()
     for task, vertex in enumerate(tasks.vertex.tolist()):
         ready = np.zeros(len(speed))
-        for maker, seconds in reads[task]:
-            there = done[maker] + seconds
+        for maker, nbytes in reads[task]:
             own = home[tasks.vertex[maker]]
-            others = np.maximum(ready, there)
+            others = np.maximum(ready, done[maker] + nbytes / rates.bytes_per_s[own])
             others[own] = max(ready[own], done[maker])
             ready = others
         finish = np.maximum(clock, ready) + work[task] / speed

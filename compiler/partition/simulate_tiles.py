@@ -16,11 +16,14 @@ from rainshed.compiler.partition.refine import loops
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of each machine: flops per second; of every link: bytes per second, and seconds until a message arrives."""
+    """Of each machine: flops per second; from each machine to each: bytes per second, and seconds until a message arrives.
+
+    Shapes  flops: f64[machines]; bytes_per_s, latency_s: f64[machines, machines]
+    """
 
     flops: np.ndarray
-    bytes_per_s: float
-    latency_s: float
+    bytes_per_s: np.ndarray
+    latency_s: np.ndarray
 
 
 def simulate_tiles(tasks: Tasks, home: np.ndarray, rates: Rates) -> tuple[float, int]:

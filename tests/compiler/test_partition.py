@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,9 @@ import rainshed as rs
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.partition.atoms import Tiling, tiling
-from rainshed.compiler.partition.placement import Aim, phase_balance, place_tiles, starts_of, task_of
+from rainshed.compiler.partition.hasten import hasten
+from rainshed.compiler.partition.multilevel import afresh, again, levels
+from rainshed.compiler.partition.placement import Aim, measure, phase_balance, place_tiles, starts_of, task_of
 from rainshed.compiler.partition.refine import Task, crossing, excess, refine
 from rainshed.compiler.partition.search import Search
 from rainshed.compiler.partition.seeds import blocks
@@ -170,13 +173,78 @@ def test_refinement_saves_bytes_and_leaves_the_fixed(seed: int) -> None:
     tiles, there = tiling(local_net(24, 4, 3), 64), cluster(1, 1, 1, 1)
     random = np.random.default_rng(seed)
     fixed = np.where(random.random(tiles.vertices) < 0.1, random.integers(0, 4, tiles.vertices), -1)
-    task = task_of(tiles, there, Aim(), fixed)
+    task = replace(task_of(tiles, there, Aim()), fixed=fixed)
     for name, home in starts_of(tiles, there).items():
         start = np.where(fixed >= 0, fixed, home)
         found = refine(task, start, seed=seed, kicks=2)
         assert (found[fixed >= 0] == fixed[fixed >= 0]).all(), name
         better = excess(task, start) == 0
         assert not better or (excess(task, found) == 0 and crossing(task, found) <= crossing(task, start)), name
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_joining_moves_no_more_bytes_and_leaves_the_fixed(seed: int) -> None:
+    """From random placements of random hypergraphs: within the machines of one placement, and of two."""
+    random = np.random.default_rng(seed)
+    count, machines = 600, 3
+    rows = [np.unique(random.integers(v, v + 8, 3) % count) for v in range(count)] * 2  # every net twice
+    starts = np.cumsum([0, *map(len, rows)])
+    weight, load = random.integers(1, 9, len(rows)), np.ones((count, 1))
+    fixed = np.where(random.random(count) < 0.05, random.integers(0, machines, count), -1)
+    caps = np.full((1, machines), 1.1 * count / machines)
+    task = Task(starts, np.concatenate(rows), weight, load, caps, fixed, np.full(count, -1))
+    one, two = (refine(task, random.integers(0, machines, count), seed=s, kicks=0) for s in (1, 2))
+    assert excess(task, one) == excess(task, two) == 0
+    for found in (again(task, one, seed), again(task, one, seed, two)):
+        assert excess(task, found) == 0 and crossing(task, found) <= crossing(task, one)
+        assert (found[fixed >= 0] == fixed[fixed >= 0]).all()
+    new = afresh(task, [one], seed)
+    assert excess(task, new) == 0 and (new[fixed >= 0] == fixed[fixed >= 0]).all()
+    alone = levels(task, None, seed)
+    assert len(alone) > 1 and len(alone[1].task.weight) < len(rows) / 2  # of twins one is left
+    coarse = random.integers(0, machines, len(alone[1].task.load))
+    assert crossing(alone[1].task, coarse) == crossing(task, coarse[alone[0].of])
+
+
+def test_a_step_is_shortened_for_bytes_that_are_worth_it() -> None:
+    tiles, there = tiling(local_net(24, 4, 3), 144), cluster(1, 1, 1)
+    task = task_of(tiles, there, Aim())
+    start = place_tiles(tiles, there, Aim(tries=0)).home
+    before = measure(tiles, task, there, start, "")
+    budget = int(1.1 * before.nbytes)
+
+    def seconds(home: np.ndarray) -> float:
+        return measure(tiles, task, there, home, "").step_s
+
+    after = measure(tiles, task, there, hasten(task, start, seconds, (budget, 200), 0), "")
+    assert after.excess == 0 and after.nbytes <= budget and after.step_s * after.nbytes <= before.step_s * before.nbytes
+    assert (hasten(task, start, seconds, (budget, 0), 0) == start).all()
+
+
+def test_pinned_nodes_are_placed_where_they_are_pinned() -> None:
+    x = rs.input("x", (16, 64))
+    with rs.on("m2"):
+        h = rs.layers.dense(x, 64, bias=False)
+    graph = rs.graph(loss=rs.sum(rs.layers.dense(rs.relu(h), 64, bias=False)))
+    tiles, there = tiling(graph, 16), cluster(1, 1, 1)
+    assert set(tiles.pinned.values()) == {"m2"} and tiles.layers == ("dense_1",)
+    found = place_tiles(tiles, there, Aim())
+    assert all(found.home[vertex] == 2 for vertex in tiles.pinned) and found.excess == 0
+    assert len(np.unique(found.home[tiles.layer == 0])) == 3  # the other layer is on all of them
+
+
+def test_a_slow_link_counts() -> None:
+    """Two machines near each other and one far away: a step takes longer when neighbours are far apart."""
+    near = cluster(1, 1, 1)
+    far = replace(near, links={("m0", "m2"): Link(1e6, 1e-2), ("m1", "m2"): Link(1e6, 1e-2)})
+    tiles = tiling(local_net(24, 4, 3), 144)
+    task = task_of(tiles, near, Aim())
+    strips = blocks(tiles, (1, 3, 1))  # m0, m1, m2 from top to bottom
+    assert measure(tiles, task, far, strips, "").step_s > 5 * measure(tiles, task, near, strips, "").step_s
+    middle = np.array([0, 2, 1])[strips]  # the far one between the others: both borders are slow
+    assert measure(tiles, task, far, middle, "").step_s > measure(tiles, task, far, strips, "").step_s
+    found = place_tiles(tiles, far, Aim(by_step=True, slack=2.0))
+    assert found.step_s <= measure(tiles, task, far, strips, "").step_s
 
 
 def test_blocks_of_one_machine_become_one_tile() -> None:
@@ -195,7 +263,7 @@ def test_tiles_that_wait_take_their_time() -> None:
     tiles: Tiling = tiling(dense_net(4, 8, 16, 8), 1)
     tasks = tiles.tasks
     home = np.zeros(tiles.vertices, np.int64)
-    rates = Rates(np.array([1e3, 1e3]), 1e3, 0.5)
+    rates = Rates(np.array([1e3, 1e3]), np.full((2, 2), 1e3), np.full((2, 2), 0.5))
     alone, messages = simulate_tiles(tasks, home, rates)
     assert messages == 0 and alone == pytest.approx((tasks.work + tasks.behind).sum() / 1e3)
     second = tasks.vertex[1]
