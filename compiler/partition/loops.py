@@ -221,29 +221,43 @@ def exchange(state: Any, group: np.ndarray, order: np.ndarray, by_group: np.ndar
 
 
 @numba.njit(cache=True)
-def relieve(state: Any) -> None:
-    """Move vertices from machines that are over a cap to machines with room, at the least cost in bytes."""
-    load, caps, fixed, home = state[5], state[6], state[7], state[8]
+def refuge(state: Any, v: int, k: int) -> Any:
+    """The machine with room for v in resource k that costs least, or -1; and bytes lost per share of the cap that this frees."""
+    load, caps, home = state[5], state[6], state[8]
     held, benefit, penalty = state[10], state[11], state[12]
-    count, machines = len(home), caps.shape[1]
+    best, least = -1, 1 << 62
+    for t in range(caps.shape[1]):
+        if t != home[v] and held[k, t] + load[v, k] <= caps[k, t]:
+            lost = int((penalty[v, t] - benefit[v]) / (load[v, k] / caps[k, t] + 1e-9))
+            if not fits(state, v, t):
+                lost += 1 << 60
+            if lost < least:
+                best, least = t, lost
+    return best, least
+
+
+@numba.njit(cache=True)
+def relieve(state: Any, heap: np.ndarray) -> None:
+    """Move vertices from machines that are over a cap to machines with room, at the least cost in bytes."""
+    load, caps, fixed, home, held = state[5], state[6], state[7], state[8], state[10]
     for k in range(caps.shape[0]):
-        for a in range(machines):
-            tries = 0
-            while held[k, a] > caps[k, a] and tries < count:
-                tries += 1
-                best_v, best_t, best_gain = -1, -1, -1e300
-                for v in range(count):
-                    if home[v] == a and load[v, k] > 0 and fixed[v] < 0:
-                        for t in range(machines):
-                            if t != a and held[k, t] + load[v, k] <= caps[k, t]:
-                                g = (benefit[v] - penalty[v, t]) / load[v, k]
-                                if not fits(state, v, t):
-                                    g -= 1e18
-                                if g > best_gain:
-                                    best_v, best_t, best_gain = v, t, g
-                if best_v < 0:
-                    break
-                move(state, best_v, best_t)
+        for a in range(caps.shape[1]):
+            if held[k, a] <= caps[k, a]:
+                continue
+            size = 0
+            for v in range(len(home)):
+                if home[v] == a and load[v, k] > 0 and fixed[v] < 0:
+                    t, lost = refuge(state, v, k)
+                    if t >= 0:
+                        size = push(heap, size, lost, v, v)
+            while size > 0 and held[k, a] > caps[k, a]:
+                size = pop(heap, size)
+                key, v = heap[size, 0], heap[size, 2]
+                t, lost = refuge(state, v, k)
+                if t >= 0 and lost > key:
+                    size = push(heap, size, lost, v, v)
+                elif t >= 0:
+                    move(state, v, t)
 
 
 @numba.njit(cache=True)

@@ -19,7 +19,7 @@ FEWEST = 24  # joined vertices for each machine: then it ends
 LARGEST = 64  # vertices of a net that still tells which of them belong together
 SHARE = 0.2  # of a machine's cap: more than that is not joined
 GAIN = 0.95  # of the vertices at most must be left after a round of joining
-ROUGH = 12  # kicks at the coarsest level, where they cost least
+ROUGH = 6  # kicks at the coarsest level, where they cost least
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, islice
 
 import numpy as np
@@ -111,9 +111,11 @@ def place_tiles(tiling: Tiling, cluster: Cluster, aim: Aim) -> Placement:
     task, even = task_of(tiling, cluster, aim), _even(tiling, cluster, aim)
     seeds = starts_of(tiling, cluster)
     seeds |= _column_seeds(tiling, task, seeds, aim)
-    found = _searched(even, seeds, aim) if even else []
+    found = _searched(even, seeds, replace(aim, tries=min(aim.tries, 1))) if even else []
     more = {f"even {name}": home for home, name in found[:1]}
     found += _searched(task, {**seeds, **more}, aim)
+    if aim.by_step and not tiling.pinned:  # refined they move less, but may take longer
+        found += [(seeds[name], name) for name in _cheapest(task, seeds, 2 * KEPT)]
     placed = [measure(tiling, task, cluster, home, name) for home, name in found]
     best = _chosen(placed, aim)
     if not aim.by_step or not aim.tries or best.excess:

@@ -149,11 +149,12 @@ class Search:
 
     def settle(self) -> None:
         """To a local optimum within the caps."""
-        loops().relieve(self.state)
+        loops().relieve(self.state, self.heap)
         for _ in range(30):
             won = loops().fm_pass(self.state, self.random, self.heap, max(50, int(PATIENCE * len(self.home))))
-            order = self.rng.permutation(len(self.home)).astype(np.int64)
-            won += loops().exchange(self.state, self.task.group, order, self.by_group, self.first)
+            if won <= 0:  # an exchange takes longer to find
+                order = self.rng.permutation(len(self.home)).astype(np.int64)
+                won = loops().exchange(self.state, self.task.group, order, self.by_group, self.first)
             if won <= 0:
                 return
 
