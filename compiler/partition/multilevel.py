@@ -20,6 +20,7 @@ LARGEST = 64  # vertices of a net that still tells which of them belong together
 SHARE = 0.2  # of a machine's cap: more than that is not joined
 GAIN = 0.95  # of the vertices at most must be left after a round of joining
 ROUGH = 6  # kicks at the coarsest level, where they cost least
+MOST = 60_000  # joined vertices there times machines, over which there are fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +83,13 @@ def again(task: Task, home: np.ndarray, seed: int, apart: np.ndarray | None = No
     """
     within = home if apart is None else home * task.machines + apart
     steps = levels(task, within, seed)
-    coarse = refine(steps[-1].task, _joined(steps, home), seed=seed, kicks=ROUGH)
-    return _taken_apart(steps, coarse, seed)
+    return _taken_apart(steps, _joined(steps, home), seed)
 
 
 def afresh(task: Task, starts: Sequence[np.ndarray], seed: int) -> np.ndarray:
     """Joined without regard to any placement, then placed near one of `starts`: the best of them, taken apart level by level."""
     steps = levels(task, None, seed)
-    coarse = [refine(steps[-1].task, _joined(steps, home), seed=seed, kicks=ROUGH) for home in starts]
+    coarse = [refine(steps[-1].task, _joined(steps, home), seed=seed, kicks=0) for home in starts]
     over = [round(excess(steps[-1].task, home), 3) for home in coarse]
     best = min(range(len(coarse)), key=lambda i: (over[i], crossing(steps[-1].task, coarse[i])))
     return _taken_apart(steps, coarse[best], seed)
@@ -97,6 +97,9 @@ def afresh(task: Task, starts: Sequence[np.ndarray], seed: int) -> np.ndarray:
 
 def _taken_apart(steps: Sequence[Level], home: np.ndarray, seed: int) -> np.ndarray:
     """From a placement of the coarsest level to one of the finest, refined at each."""
+    coarsest = steps[-1].task
+    kicks = min(ROUGH, MOST // (1 + len(coarsest.load) * coarsest.machines))
+    home = refine(coarsest, home, seed=seed, kicks=kicks)
     for level in reversed(steps[:-1]):
         home = refine(level.task, home[level.of], seed=seed, kicks=0)
     return home

@@ -21,7 +21,8 @@ COLUMN_KICKS = 200  # columns are few
 KEPT = 4  # seeds that are refined
 NEARLY = 0.02  # over its cap a seed may be: refinement brings it back
 TRIES = 6  # joinings without success, after which the search ends
-MOST_PINS = 1_000_000  # that all joinings of one search go through: of large hypergraphs there are fewer
+LEAST, MOST = 2, 40  # joinings of one search
+MOST_PINS = 10_000_000  # times machines, that all of them go through
 SOME = 0.998  # of the bytes at most must be left for a joining to be a success
 NO_RATE = 1e-3  # bytes per second between machines without a link: a step that needs it takes for ever
 EXCHANGED = 200  # pairs of machines at most
@@ -166,8 +167,8 @@ def _searched(task: Task, seeds: Mapping[str, np.ndarray], aim: Aim) -> list[tup
     found += [(again(task, home, aim.seed), name) for home, name in found]
     found.append((afresh(task, [home for home, _ in found], aim.seed), "afresh"))
     found = sorted(found, key=cost)
-    failed, last = 0, aim.seed + max(aim.tries, MOST_PINS // len(task.pins))
-    for seed in range(aim.seed + 1, last + 1):
+    failed, count = 0, min(MOST, max(LEAST, MOST_PINS // (1 + len(task.pins) * task.machines)))
+    for seed in range(aim.seed + 1, aim.seed + 1 + count):
         if failed > aim.tries:
             break
         home, name = found[0]
