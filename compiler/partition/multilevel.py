@@ -25,10 +25,10 @@ MOST = 60_000  # joined vertices there times machines, over which there are fewe
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A task, and the joined vertex of the next coarser level that each of its vertices is part of; none at the coarsest."""
+    """A task, and the vertex of the next coarser level that each of its vertices is part of; at the coarsest, itself."""
 
     task: Task
-    of: np.ndarray | None
+    of: np.ndarray
 
 
 def levels(task: Task, home: np.ndarray | None, seed: int) -> list[Level]:
@@ -52,7 +52,7 @@ def levels(task: Task, home: np.ndarray | None, seed: int) -> list[Level]:
             break
         found.append(Level(task, of))
         task, apart = without_twins(contract(task, of, len(roots))), apart[roots]
-    return [*found, Level(task, None)]
+    return [*found, Level(task, np.arange(len(task.load)))]
 
 
 def without_twins(task: Task) -> Task:
@@ -108,7 +108,6 @@ def _taken_apart(steps: Sequence[Level], home: np.ndarray, seed: int) -> np.ndar
 def _joined(steps: Sequence[Level], home: np.ndarray) -> np.ndarray:
     """The machine of each vertex of the coarsest level: where most of its work is."""
     for level in steps[:-1]:
-        assert level.of is not None
         count, machines = int(level.of.max(initial=-1)) + 1, level.task.machines
         held = np.zeros(count * machines)
         np.add.at(held, level.of * machines + home, level.task.load[:, 0] + 1e-9)

@@ -7,11 +7,13 @@ Model  as compiler/simulate.py: a machine runs its tiles in order; what another 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
 from rainshed.compiler.partition.atoms import Tasks
-from rainshed.compiler.partition.refine import loops
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,15 @@ class Rates:
     latency_s: np.ndarray
 
 
+@cache
+def _loop() -> Any:
+    """The compiled loop. Loaded late: to import Numba takes longer than to make most plans."""
+    return import_module("rainshed.compiler.partition.loops_of_step")
+
+
 def simulate_tiles(tasks: Tasks, home: np.ndarray, rates: Rates) -> tuple[float, int]:
     """Seconds of a step, and messages, with vertex v on machine home[v]."""
     first = np.searchsorted(tasks.maker, np.arange(-1, len(tasks.vertex) + 1)).astype(np.int64)
     arrays = (tasks.vertex, tasks.work, tasks.behind, first, tasks.starts, tasks.readers, tasks.nbytes, tasks.returns)
-    seconds, messages = loops().run_tiles(arrays, home, rates.flops, rates.bytes_per_s, rates.latency_s)
+    seconds, messages = _loop().run_tiles(arrays, home, rates.flops, rates.bytes_per_s, rates.latency_s)
     return float(seconds), int(messages)
