@@ -302,12 +302,39 @@ def follow(graph: Any, home: np.ndarray, machines: int, rounds: int) -> None:
                     for m in range(machines):
                         if there[nets[i], m]:
                             pull[m] += weight[nets[i]]
-                if pull.max() > 0:
-                    chosen[v] = np.argmax(pull)
+                most = 0
+                for m in range(machines):
+                    if pull[m] > most:
+                        most, chosen[v] = pull[m], m
+                if most > 0:
                     settled += 1
         home[:] = chosen
         if settled == 0:
             return
+
+
+@numba.njit(cache=True)
+def earliest(tasks: Any, home: np.ndarray, flops: np.ndarray, rate: np.ndarray) -> None:
+    """Give each vertex the machine on which its first task is done first, with what it reads come there."""
+    vertex, work, first, maker, nbytes = tasks
+    machines = len(flops)
+    clock, done, finish = np.zeros(machines), np.zeros(len(vertex)), np.zeros(machines)
+    for t in range(len(vertex)):
+        finish[:] = clock
+        for i in range(first[t], first[t + 1]):
+            own = home[vertex[maker[i]]]
+            for m in range(machines):
+                there = done[maker[i]] if m == own else done[maker[i]] + nbytes[i] / rate[own, m]
+                finish[m] = max(finish[m], there)
+        for m in range(machines):
+            finish[m] += work[t] / flops[m]
+        v = vertex[t]
+        if home[v] < 0:
+            home[v] = 0
+            for m in range(1, machines):
+                if finish[m] < finish[home[v]]:
+                    home[v] = m
+        done[t] = clock[home[v]] = finish[home[v]]
 
 
 @numba.njit(cache=True)

@@ -236,13 +236,17 @@ def measure(tiling: Tiling, task: Task, cluster: Cluster, home: np.ndarray, star
 
 
 def _rates(cluster: Cluster) -> Rates:
-    names = cluster.names
-    links = [[cluster.link(a, b) for b in names] for a in names]
-    return Rates(
+    at = {m.name: i for i, m in enumerate(cluster.machines)}
+    default, shape = cluster.default_link, (len(at), len(at))
+    rates = Rates(
         flops=np.array([m.flops for m in cluster.machines], float),
-        bytes_per_s=np.array([[max(x.bytes_per_s, NO_RATE) for x in row] for row in links], float),
-        latency_s=np.array([[x.latency_s for x in row] for row in links], float),
+        bytes_per_s=np.full(shape, max(default.bytes_per_s, NO_RATE)),
+        latency_s=np.full(shape, default.latency_s),
     )
+    for (a, b), link in cluster.links.items():
+        rates.bytes_per_s[at[a], at[b]] = max(link.bytes_per_s, NO_RATE)
+        rates.latency_s[at[a], at[b]] = link.latency_s
+    return rates
 
 
 def phase_balance(tiling: Tiling, cluster: Cluster, home: np.ndarray) -> float:

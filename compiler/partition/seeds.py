@@ -86,26 +86,17 @@ def earliest_finish(tiling: Tiling, rates: Rates) -> np.ndarray:
 
     Source  list scheduling to the earliest finish: Topcuoglu et al. 2002 (HEFT); m-ETF of Jeon et al., Baechi, SoCC 2020
     """
-    tasks, speed = tiling.tasks, rates.flops
+    tasks, known = tiling.tasks, np.flatnonzero(tiling.tasks.maker >= 0)
+    size = np.diff(tasks.starts)[known]
+    at = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size) + np.repeat(tasks.starts[known], size)
+    reader = tasks.readers[at]
+    order = np.argsort(reader, kind="stable")
+    first = np.searchsorted(reader[order], np.arange(len(tasks.vertex) + 1))
+    maker, nbytes = np.repeat(tasks.maker[known], size)[order], np.repeat(tasks.nbytes[known], size)[order]
     home = np.full(tiling.vertices, -1, np.int64)
-    clock, done = np.zeros(len(speed)), np.zeros(len(tasks.vertex))
-    reads: list[list[tuple[int, float]]] = [[] for _ in tasks.vertex]
-    for i, maker in enumerate(tasks.maker.tolist()):
-        if maker >= 0:
-            for reader in tasks.readers[tasks.starts[i] : tasks.starts[i + 1]].tolist():
-                reads[reader].append((maker, float(tasks.nbytes[i])))
-    work = (tasks.work + tasks.behind).tolist()
-    for task, vertex in enumerate(tasks.vertex.tolist()):
-        ready = np.zeros(len(speed))
-        for maker, nbytes in reads[task]:
-            own = home[tasks.vertex[maker]]
-            others = np.maximum(ready, done[maker] + nbytes / rates.bytes_per_s[own])
-            others[own] = max(ready[own], done[maker])
-            ready = others
-        finish = np.maximum(clock, ready) + work[task] / speed
-        if home[vertex] < 0:
-            home[vertex] = int(np.argmin(finish))
-        done[task] = clock[home[vertex]] = finish[home[vertex]]
+    loops().earliest(
+        (tasks.vertex, tasks.work + tasks.behind, first, maker, nbytes), home, rates.flops, rates.bytes_per_s
+    )
     return home
 
 

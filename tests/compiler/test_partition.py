@@ -23,6 +23,7 @@ from rainshed.compiler.partition.simulate_tiles import Rates, simulate_tiles
 from rainshed.compiler.partition.strategy import on_one
 from rainshed.compiler.partition.tiled import forward_part, layouts_of
 from rainshed.compiler.pipeline import SHARED, run_passes
+from rainshed.compiler.plan import Run
 from rainshed.compiler.setting import Setting
 from rainshed.ops.ir import Graph, Node
 
@@ -231,6 +232,18 @@ def test_pinned_nodes_are_placed_where_they_are_pinned() -> None:
     found = place_tiles(tiles, there, Aim())
     assert all(found.home[vertex] == 2 for vertex in tiles.pinned) and found.excess == 0
     assert len(np.unique(found.home[tiles.layer == 0])) == 3  # the other layer is on all of them
+
+
+def test_a_plan_of_placed_tiles_keeps_pins() -> None:
+    h = rs.layers.dense(rs.input("x", (16, 64)), 64, activation=rs.relu)
+    h = rs.layers.dense(h, 64, activation=rs.relu)
+    graph = rs.graph(loss=rs.mean(rs.layers.dense(h, 8)), optimizer=rs.SGD(0.1))
+    plan = rs.compile(graph, cluster(1, 1, 1), strategy="tiles", place={"dense_1": "m2"})
+    found = {
+        i.scope: p.machine for p in plan.programs for i in p.instructions if isinstance(i, Run) and i.op == "matmul"
+    }
+    assert found["dense_1"] == "m2"
+    assert {p.machine for p in plan.programs for v in p.variables if v.name == "dense_1/w"} == {"m2"}
 
 
 def test_a_slow_link_counts() -> None:
