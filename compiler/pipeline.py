@@ -182,7 +182,7 @@ def _promising(graph: Graph, setting: Setting) -> dict[str, float]:
     found = rank(graph, setting)
     shortest = min(found.values())
     guided = guided_seconds(graph, setting) if shortest > MIDDLE_S else None
-    if guided is not None:
+    if guided is not None and guided < shortest:
         found = {GUIDED: guided, **found}
     return found | {name: math.inf for name, s in STRATEGIES.items() if s.last}
 

@@ -121,6 +121,7 @@ STRATEGIES: dict[str, Strategy] = {
 }
 LARGE = 10_000  # nodes, above which only the first strategy is tried unasked
 TILED_MACHINES = 16  # more are not placed tile by tile unasked: it would take longer than all else
+ALIKE = 3  # plans of layouts that promise the same: what is left is their order in time
 GUIDED = "guided"  # the best of all these by estimate, then moves that shorten the estimated step
 NAMES = (*STRATEGIES, GUIDED)
 
@@ -199,6 +200,7 @@ def rank(graph: Graph, setting: Setting) -> dict[str, float]:
         return {next(iter(STRATEGIES)): 0.0}  # there is nothing to compare it with
     about: dict[str, float] = {}  # of each strategy; the same for those that do the same
     distinct: dict[object, str] = {}
+    equal: dict[str, list[str]] = {}  # layouts that differ and promise all but the same
     for name, strategy in STRATEGIES.items():
         shortest = min(about.values(), default=math.inf)
         if strategy.last or shortest < strategy.worth_s or (strategy.after and strategy.after not in about):
@@ -215,11 +217,14 @@ def rank(graph: Graph, setting: Setting) -> dict[str, float]:
             search = search_of(graph, replace(setting, strategy=name))
             layouts = tuple(search.facts[node].kind.options[i].layout for node, i in search.chosen.items())
             first = distinct.setdefault(layouts, name)
-            about[name] = about[first] if first in about else estimate(search)
-            distinct.setdefault(f"{about[name]:.6g} s", name)  # all but the same: one plan of it is enough
+            if first == name:
+                about[name] = estimate(search)
+                equal.setdefault(f"{about[name]:.6g} s", []).append(name)
+            else:
+                about[name] = about[first]
         else:
             about[name] = about[first]
-    found = {name: seconds for name, seconds in about.items() if distinct[f"{seconds:.6g} s"] == name}
+    found = {name: about[name] for names in equal.values() for name in names[:ALIKE]}
     ranks["rank"] = dict(sorted(found.items(), key=lambda item: item[1]))
     return dict(ranks["rank"])
 

@@ -36,12 +36,13 @@ def fold_products(graph: Graph, setting: Setting) -> Graph:
         c + matmul(a, b), w - number * matmul(a, b)          the same, beginning with c
 
     In      every node has a device
+            sums of the forward part only where there is one machine: elsewhere a part may be computed while another is waited for
     Out     on hosts, no product of floats reads a transpose; products change in the order of additions only
     """
     if not setting.fuse:
         return graph
     nodes = graph.nodes()
-    folder = _Folder(nodes, graph)
+    folder = _Folder(nodes, graph, alone=len(setting.cluster.machines) == 1)
     for node in nodes:
         folder.look(node)
     new: dict[Node, Node] = {}
@@ -49,7 +50,7 @@ def fold_products(graph: Graph, setting: Setting) -> Graph:
         found = folder.found.get(node)
         if node in folder.inside:
             continue
-        if found is None or (found.turns == (False, False) and not found.inside):
+        if found is None or (node.op is matmul and found.pairs == (node.inputs,)):  # a plain product stays one
             new[node] = node.with_inputs([new[i] for i in node.inputs])
             continue
         attrs = {"turn_a": found.turns[0], "turn_b": found.turns[1], "summed": found.summed, "alpha": found.alpha}
@@ -61,7 +62,8 @@ def fold_products(graph: Graph, setting: Setting) -> Graph:
 class _Folder:
     """Finds, for each node, the sum of products that it is; nodes are looked at in the graph's order."""
 
-    def __init__(self, nodes: tuple[Node, ...], graph: Graph) -> None:
+    def __init__(self, nodes: tuple[Node, ...], graph: Graph, *, alone: bool) -> None:
+        self.alone_there = alone  # one machine
         self.readers = users(nodes)
         self.roots = set(graph.roots)
         self.found: dict[Node, Sum] = {}
@@ -117,6 +119,8 @@ class _Folder:
         a, b = node.inputs
         if a.type != node.type or b.type != node.type or a is b:
             return None
+        if not (self.alone_there or node.origin.backward):
+            return None  # of two products, one may be ready while a machine waits for what the other reads
         left, right = self._alone(a, node), self._alone(b, node)
         if left is not None and right is not None and _alike(left, right):
             pairs, inside = (*left.pairs, *right.pairs), (*left.inside, *right.inside, a, b)

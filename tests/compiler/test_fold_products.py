@@ -117,3 +117,15 @@ def test_a_product_that_reads_a_transpose_by_itself_is_one_of_blas_too():
     """)
     assert names == ["product", "product"]
     assert [(n.attrs["turn_a"], n.attrs["turn_b"]) for n in graph.nodes() if n.op.name == "product"] == [(1, 0), (0, 1)]
+
+
+def test_a_transpose_of_a_transpose_is_read_as_it_lies():
+    names, graph = folded("""
+    %2 = input() {name="c", shape=[3, 5], dtype=f32} : f32[3, 5] @ m0/cpu
+    %3 = matrix_transpose(%0) : f32[3, 4] @ m0/cpu
+    %4 = matmul_tn(%3, %2) : f32[4, 5] @ m0/cpu
+    output y = %4
+    """)
+    assert names == ["product"]
+    (node,) = (n for n in graph.nodes() if n.op.name == "product")
+    assert (node.attrs["turn_a"], node.attrs["turn_b"]) == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from random_graphs import random_graph
 
 import rainshed as rs
-from rainshed.compiler.explain import explain
+from rainshed.compiler.explain import explain, over_steps
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan, Recv, Run
@@ -39,9 +40,13 @@ def recurrent() -> Graph:
 
 
 def check_listed(plan: Plan, threshold: int) -> None:
-    """Nothing from the threshold up is missing, and nothing has no reason or no reader."""
+    """Nothing is missing that moves so many bytes, all its parts together, and nothing has no reason or no reader."""
     found = explain(plan, threshold=threshold)
-    large = sorted((t.of, t.source, t.to, t.nbytes, t.reason) for t in plan.transfers if t.nbytes >= threshold)
+    flows: Counter[tuple[str, str]] = Counter()
+    for t in plan.transfers:
+        flows[over_steps(t.of.partition("[")[0]), t.reason] += t.nbytes
+    of_large = (t for t in plan.transfers if flows[over_steps(t.of.partition("[")[0]), t.reason] >= threshold)
+    large = sorted((t.of, t.source, t.to, t.nbytes, t.reason) for t in of_large)
     assert sorted((c.of, c.source, c.to, c.nbytes, c.reason) for c in found.crossings) == large
     assert all(c.reason and c.reader for c in found.crossings)
     assert found.small_nbytes + sum(c.nbytes for c in found.crossings) == plan.prediction.bytes

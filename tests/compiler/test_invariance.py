@@ -3,7 +3,8 @@
 Every graph becomes a plan by a random strategy, or by random layouts for its nodes, and is then compared with plain evaluation: as
 a plan that runs in threads, and some also node by node after the passes. What was not added up in another order must be equal
 bit for bit; for the rest, plain evaluation is repeated with the inputs of every sum and product moved by a few roundings, and the
-plan may differ by what that differs.
+plan may differ by what that differs. Kernels are NumPy's here, as in plain evaluation: those in machine code, of which some add in
+another order, are held to them in tests/ops.
 """
 
 from __future__ import annotations
@@ -143,6 +144,7 @@ def check_wires(plan: Plan, sent: dict[tuple[str, str], int], arrived: dict[int,
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_any_plan_computes_the_same(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plans of all graphs in threads; of every twelfth also node by node after the passes, whose contracts are checked."""
+    monkeypatch.setenv("RAINSHED_KERNELS", "numpy")
     reached: Counter[str] = Counter()
     for seed in range(chunk, GRAPHS, CHUNKS):
         sample = random_graph(seed)
@@ -208,7 +210,7 @@ def test_the_graphs_reach_every_op() -> None:
     for seed in range(COUNTED):
         sample = random_graph(seed)
         reached.update({n.op.name for n in differentiate(sample.graph, Setting(cluster=Cluster.local(1))).nodes()})
-    for seed in (*range(20), 94):  # 94 trains through products
+    for seed in (*range(20), 44):  # 44 trains through products
         sample = random_graph(seed)
         placed = show(sample.graph, Cluster.local(5), PASSES[-1].__name__)
         reached.update({n.op.name for n in placed.nodes() if n.op.name in MADE_BY_COMPILER})

@@ -16,8 +16,9 @@ GRAPHS, MACHINES = 40, 5
 
 @pytest.mark.process
 @pytest.mark.timeout(180)
-def test_plans_between_processes_compute_the_same() -> None:
+def test_plans_between_processes_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only plans that exchange something are run; in many of them the backward pass does, too."""
+    monkeypatch.setenv("RAINSHED_KERNELS", "numpy")  # as in test_invariance.py; processes that are started inherit it
     run = backward = 0
     with Job(MACHINES, JobOptions(backend="processes", ops=ALL_OPS)) as job:
         assert len(set(job.pids)) == MACHINES
