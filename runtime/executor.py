@@ -45,13 +45,15 @@ class Options:
     """How a machine runs.
 
     blas_threads  of one matrix product; None leaves the process as it is
-    kernels       "numpy" or "numba" (see runtime/kernels.py); by default what RAINSHED_KERNELS says
+    kernels       of POLICIES (see runtime/kernels.py); by default what RAINSHED_KERNELS says
+    compile_at    the step before which loops that the cache on disk lacks are compiled; 0: before anything runs
     """
 
     threads: int = 1
     blas_threads: int | None = 1
     timeouts: Timeouts = field(default_factory=Timeouts)
     recorder: Recorder | None = None
+    compile_at: int = COMPILE_AT
     kernels: str = field(default_factory=lambda: os.environ.get("RAINSHED_KERNELS") or POLICIES[0])
 
     def __post_init__(self) -> None:
@@ -82,8 +84,9 @@ class Executor:
         self._peers = self._checked_peers(peers)
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        if self._native and self._loaded.needs_machine_code:
-            self._join(compiling=False)
+        at_once = not self._options.compile_at
+        if self._native and (at_once or self._loaded.needs_machine_code):
+            self._join(compiling=at_once)
         self._ready: list[int] = []  # heap of ranks
         self._cut: dict[int, list[int]] = {}  # instructions in pieces: how many have begun, and how many are not over
         self._idle = self._running = 0
@@ -160,7 +163,7 @@ class Executor:
                 and others: the step is stopped, here and on all machines, and this executor cannot run another
         """
         self._check_usable()
-        if self._native and self._ran == COMPILE_AT:
+        if self._native and 0 < self._ran == self._options.compile_at:
             self._join(compiling=True)
         self._ran += 1
         self._label, self._counted = step, self._rendezvous.step

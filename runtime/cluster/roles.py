@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
@@ -138,6 +138,8 @@ def be_machine(agent: Agent, payload: memoryview) -> Answer:
     prefix = f"{body.group}/" if body.group else ""
     peers = Peers(program, agent.timeouts, prefix=prefix)
     options = Options(threads=body.threads, timeouts=agent.timeouts, recorder=recorder)
+    if body.group:  # a replica that stops to compile while others go on would push gradients of old parameters
+        options = replace(options, compile_at=0)
     executor = Executor(program, ops=agent.ops, peers=peers, options=options)
     identity = Identity("machine", prefix + program.machine, agent.options.job, 0, plan.hash)
     endpoint = listen(agent.role_uri, identity, agent.token, peers, agent.timeouts)

@@ -106,7 +106,7 @@ def test_a_short_demo(tmp_path):
     )
     assert done.returncode == OK, done.stderr
     found = json.loads(done.stdout)
-    assert found["accuracy"] > 0.6  # 0.94 on an idle computer; a crowded one makes gradients older
+    assert found["accuracy"] > 0.8
     assert (found["machines"], found["replicas"], found["servers"]) == (2, 2, 2)
     assert found["steps"] == 120 and found["seconds"] > found["train_seconds"] > 0
     assert found["pushes"] == found["applied"] > 0 and found["bytes_sent"] > 120 * found["bytes_per_step"]
