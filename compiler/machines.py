@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from rainshed.compiler import this_computer
 from rainshed.ops.errors import ClusterError
 from rainshed.ops.ir import Device
 from rainshed.ops.op import Work
@@ -128,12 +128,19 @@ class Cluster:
         check_cluster(self)
 
     @classmethod
-    def local(cls, machines: int, *, cores: float | None = None, memory_bytes: int | None = None) -> Cluster:
-        """`machines` equal machines that share this computer."""
-        if isinstance(machines, bool) or not isinstance(machines, int) or machines < 1:
-            raise ClusterError(f"a cluster has at least one machine; found {machines!r}")
-        share = (os.cpu_count() or 1) / machines if cores is None else cores
-        memory = _memory_here() // machines if memory_bytes is None else memory_bytes
+    def local(
+        cls, machines: int, *, replicas: int = 1, cores: float | None = None, memory_bytes: int | None = None
+    ) -> Cluster:
+        """`machines` equal machines that share this computer, and share it with so many `replicas` of themselves."""
+        for count, what in (
+            (machines, "a cluster has at least one machine"),
+            (replicas, "there is at least one replica"),
+        ):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ClusterError(f"{what}; found {count!r}")
+        sharing = machines * replicas
+        share = this_computer.usable_cores() / sharing if cores is None else cores
+        memory = this_computer.memory_bytes() // sharing if memory_bytes is None else memory_bytes
         return cls(
             machines=tuple(
                 Machine(name=f"m{i}", cores=share, flops=FLOPS_PER_CORE * share, memory_bytes=memory)
@@ -377,10 +384,3 @@ def _tables(
         if missing:
             raise ClusterError(f"{where}: {key}[{i}] lacks {', '.join(missing)}")
     return found
-
-
-def _memory_here() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return 8 * 2**30

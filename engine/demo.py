@@ -137,7 +137,7 @@ def options_of(demo: Demo, options: DemoOptions) -> TrainingOptions:
         )
     method = Downpour(replicas=options.replicas, servers=options.servers, warm_start=demo.warm_start)
     return TrainingOptions(
-        cluster=Cluster.local(options.machines),
+        cluster=Cluster.local(options.machines, replicas=options.replicas),
         method=method,
         batch=demo.batch,
         seed=options.seed,

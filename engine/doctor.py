@@ -23,9 +23,9 @@ from typing import Final, Literal
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from rainshed.compiler.this_computer import memory_bytes, usable_cores
 from rainshed.ops.errors import UsageError
 from rainshed.runtime.auth import TOKEN_FILE_VARIABLE, read_token
-from rainshed.runtime.measure import usable_cores
 
 State = Literal["ok", "note", "wrong"]
 LIBRARIES: Final = (
@@ -107,7 +107,7 @@ def cores(env: Mapping[str, str]) -> list[Finding]:
 
 
 def memory() -> list[Finding]:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = memory_bytes()
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())

@@ -6,7 +6,6 @@ the caches and the memory bandwidth that they take.
 
 from __future__ import annotations
 
-import os
 import socket
 import statistics
 import time
@@ -20,6 +19,7 @@ from msgspec import Struct
 from threadpoolctl import threadpool_limits
 
 from rainshed.compiler.plan import ARENA, FED, Feed, Free, Instruction, Output, Program, Run, Value
+from rainshed.compiler.this_computer import memory_bytes, usable_cores
 from rainshed.ops.access import box_shape
 from rainshed.ops.op import Op
 from rainshed.ops.types import dtype_of
@@ -57,22 +57,11 @@ class Kernels(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def this_host() -> Host:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
     except OSError:
         boot = socket.gethostname()
-    return Host(boot, usable_cores(), memory)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: by its affinity, and on Linux by the limit of its control group."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
-    except (OSError, ValueError):
-        return affinity
-    return affinity if quota == "max" else max(1, min(affinity, -(-int(quota) // int(period))))
+    return Host(boot, usable_cores(), memory_bytes())
 
 
 def measure_kernels(program: Program, ops: Mapping[str, Op], budget_s: float) -> Kernels:

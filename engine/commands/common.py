@@ -129,10 +129,11 @@ def positive(text: str) -> int:
     return value
 
 
-def cluster_from(args: argparse.Namespace) -> Cluster:
+def cluster_from(args: argparse.Namespace, *, replicas: int = 1) -> Cluster:
+    """`replicas`: those of --machines share this computer; a file tells what each machine has by itself."""
     if args.cluster:
         return Cluster.from_toml(args.cluster)
-    return Cluster.local(args.machines or 1)
+    return Cluster.local(args.machines or 1, replicas=replicas)
 
 
 def settings_from(pairs: list[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rainshed.compiler.this_computer import usable_cores
 from rainshed.engine.commands.common import OK, positive, print_json, say
 from rainshed.engine.commands.files import writable
 from rainshed.engine.demo import DemoOptions, DemoResult, demo_of, run_demo
@@ -15,7 +16,6 @@ from rainshed.engine.progress import TrainingTable
 from rainshed.engine.training import Training
 from rainshed.engine.view.units import bytes_text, count_text, plural, seconds_text
 from rainshed.ops.errors import UsageError
-from rainshed.runtime.measure import usable_cores
 
 HELP = "train a small model on real data, split over machines, and look at it"
 EXAMPLES = """\

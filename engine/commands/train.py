@@ -187,9 +187,10 @@ def _again(args: Any) -> str:
 def _options(args: Any, batch: int) -> TrainingOptions:
     if args.resume and args.checkpoint is None:
         raise UsageError("--resume needs --checkpoint DIR")
+    method = method_from(args)
     return TrainingOptions(
-        cluster=cluster_from(args),
-        method=method_from(args),
+        cluster=cluster_from(args, replicas=1 if args.listen else method.replicas),
+        method=method,
         optimizer=optimizer_from(args.optimizer),
         batch=batch,
         seed=args.seed,

@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from rainshed.compiler.this_computer import usable_cores
 from rainshed.ops.errors import PeerLostError, ProtocolError, RainshedError, UsageError
 from rainshed.ops.op import Op
 from rainshed.runtime.auth import Identity
@@ -96,7 +97,7 @@ class Agent:
                     name=self.name,
                     address=self._endpoint.address,
                     pid=os.getpid(),
-                    cores=os.cpu_count() or 1,
+                    cores=usable_cores(),
                     hostname=socket.gethostname(),
                 )
             )

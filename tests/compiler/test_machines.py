@@ -51,6 +51,16 @@ def test_local_machines_share_the_computer() -> None:
     assert Cluster.local(2, memory_bytes=1000).machines[0].memory_bytes == 1000
 
 
+def test_replicas_share_the_computer_too() -> None:
+    all_of_it, shared = Cluster.local(1), Cluster.local(2, replicas=3)
+    assert len(shared.machines) == 2
+    for what in ("cores", "flops", "memory_bytes"):
+        whole, part = getattr(all_of_it.machines[0], what), getattr(shared.machines[0], what)
+        assert part == pytest.approx(whole / 6, rel=1e-6), what
+    with pytest.raises(ClusterError, match="at least one replica"):
+        Cluster.local(1, replicas=0)
+
+
 @pytest.mark.parametrize("machines", [0, -1, 1.5, True, "2", None])
 def test_a_local_cluster_has_a_number_of_machines(machines: object) -> None:
     with pytest.raises(ClusterError):
