@@ -168,8 +168,8 @@ def _seen(result: DemoResult, options: DemoOptions) -> list[str]:
         lines += [
             f"  In each step {bytes_text(plan.prediction.bytes)} cross between them: {most}.",
             "  A network this small is fastest on one machine: the demo splits it on purpose, to show how it is done.",
-            f"  A step was predicted to take {seconds_text(plan.prediction.step_s)} on machines of their own; it took "
-            f"{seconds_text(result.measured.step_s or 0)}, with {len(result.pids)} processes on {plural(cores, 'core')}.",
+            f"  A step was predicted to take {seconds_text(plan.prediction.step_s)} with a share of {plural(cores, 'core')}; with "
+            f"the parameter server and {len(result.pids)} processes at once it took {seconds_text(result.measured.step_s or 0)}.",
         ]
     replicas, servers = plural(options.replicas, "replica"), plural(options.servers, "server shard")
     return [
