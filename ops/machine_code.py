@@ -13,12 +13,16 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils
 
+from rainshed.ops.exponential import functions
+
 # Numba's annotations do not know signatures and intrinsics.
 types: Any = numba.types
 cfunc: Any = numba.cfunc
 njit: Any = numba.njit
 intrinsic: Any = numba.extending.intrinsic
 
+LAST = 1 << 40
+SPINS = 2000  # looks at what another thread does before it may have the core: some microseconds
 SIGNATURE = types.int64(types.CPointer(types.int64))
 
 
@@ -35,6 +39,25 @@ def _caster(element: Any) -> Any:
 
 f32_at, f64_at, i32_at, i64_at = (_caster(t) for t in (types.float32, types.float64, types.int32, types.int64))
 POINTERS = {"f32": f32_at, "f64": f64_at, "i32": i32_at, "i64": i64_at}
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _power_of_two(typing: Any, z: Any) -> Any:
+    """The low bits of a float as its exponent."""
+
+    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = ir.IntType(32)
+        return builder.bitcast(builder.shl(builder.bitcast(args[0], bits), ir.Constant(bits, 23)), ir.FloatType())
+
+    return types.float32(types.float32), make
+
+
+@njit  # type: ignore[untyped-decorator]
+def _select(condition: Any, a: Any, b: Any) -> Any:
+    return a if condition else b
+
+
+NUMBERS = {f"{name}_f32": made for name, made in functions(_select, _power_of_two, compiled=njit).items()}
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -73,20 +96,79 @@ def _gemm(typing: Any, function: Any, a: Any) -> Any:
     return types.none(types.int64, types.CPointer(types.int64)), make
 
 
-@njit(types.int64(types.CPointer(types.int64), types.int64), nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def run(code: Any, count: int) -> int:
-    """Run kernels, each an address and the address of its arguments; the number of the one that failed, or -1."""
-    for i in range(count):
-        if _call(code[2 * i], code[2 * i + 1]):
-            return i
-    return -1
+def _changer(how: str) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def change_at(typing: Any, address: Any, number: Any) -> Any:
+        """Change what is at an address, as one step for all threads; gives what was there before."""
+
+        def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+            return builder.atomic_rmw(how, pointer, args[1], "seq_cst")
+
+        return types.int64(types.int64, types.int64), make
+
+    return change_at
 
 
-@njit(types.int64(types.int64, types.int64), nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def run_at(address: int, count: int) -> int:
-    """`run` from an address."""
-    done: int = run(i64_at(address), count)
-    return done
+_add_at, _raise_at = _changer("add"), _changer("max")
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _load_at(typing: Any, address: Any) -> Any:
+    """What is at an address, after all that was written before it."""
+
+    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(types.int64), make
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _yield_to(typing: Any, function: Any) -> Any:
+    """Let other threads run: calls sched_yield by its address."""
+
+    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        return builder.sext(builder.call(builder.inttoptr(args[0], kind.as_pointer()), []), ir.IntType(64))
+
+    return types.int64(types.int64), make
+
+
+@njit(types.int64(*[types.int64] * 6), nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def run_rows(rows: int, count: int, chains: int, code: int, state: int, give_way: int) -> int:
+    """Do the rows of a segment, together with whoever else is called with the same state; the record that failed, or -1.
+
+    All arguments but `count` are addresses. A thread takes chains of a row until none is left, and waits for the others to end
+    theirs; it never waits for a thread that has not come.
+
+    rows      for each, its first chain and how many there are, which may run at once
+    chains    for each, its first record and how many there are, to be done one after the other
+    code      for each record, its function and the address of its numbers
+    state     zeros: LAST - the first record that failed; then for each row how many chains have begun, and have ended
+    give_way  sched_yield, or 0
+    """
+    row, chain, record = i64_at(rows), i64_at(chains), i64_at(code)
+    for r in range(count):
+        first, many, begun = row[2 * r], row[2 * r + 1], state + 8 + 16 * r
+        ended, waited = begun + 8, 0
+        while _load_at(ended) < many:
+            c = _add_at(begun, 1) if waited == 0 else many
+            if c >= many:
+                waited += 1
+                if give_way and waited % SPINS == 0:
+                    _yield_to(give_way)
+                continue
+            at = chain[2 * (first + c)]
+            for i in range(at, at + chain[2 * (first + c) + 1]):
+                if _call(record[2 * i], record[2 * i + 1]):
+                    _raise_at(state, LAST - i)
+                    break
+            _add_at(ended, 1)
+        if _load_at(state):
+            break
+    found = _load_at(state)
+    return LAST - found if found else -1
 
 
 @cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]

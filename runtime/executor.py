@@ -278,14 +278,16 @@ class Executor:
                     if over and (i not in pieces or self._last_piece(i)):
                         for j in done(i):
                             heappush(ready, ranks[j])
-                        if self._idle and not dispatcher.remaining:
-                            self._wake.notify_all()
+                        if self._idle and not dispatcher.remaining and not main:
+                            self._wake.notify_all()  # the caller waits for the end
                     continue
                 self._wait(main=main)
 
     def _piece(self, i: int) -> int:
         """Begin the next piece of instruction `i`: its number; the instruction stays ready while it has more."""
-        count = len(self._loaded.pieces[i])
+        count, begin = len(self._loaded.pieces[i]), self._loaded.begin.get(i)
+        if begin is not None and i not in self._cut:
+            begin()
         begun = self._cut.setdefault(i, [0, count])
         begun[0] += 1
         if begun[0] < count:

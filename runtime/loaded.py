@@ -18,7 +18,7 @@ from rainshed.ops.types import dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, type_of
-from rainshed.runtime.segments import Segment, segments_of
+from rainshed.runtime.segments import Segment, Wish, segments_of
 from rainshed.runtime.wire import array_payload
 
 Feeds = Mapping[str, Any]  # input -> the whole array, or a function from a box to that part of it
@@ -33,6 +33,7 @@ class Loaded:
 
     calls     of each instruction; None: not a kernel, or a constant
     pieces    of an instruction that is cut for several threads; its call does all of it
+    begin     of some that are cut: what is done before their first piece
     big       whether the plan expects an instruction to take longer than BIG_S
     payloads  of each send
     arrivals  key of a transfer -> the instruction that receives it, and the value
@@ -48,8 +49,10 @@ class Loaded:
         n = len(program.instructions)
         self.calls: list[Call | None] = [None] * n
         self.pieces: dict[int, tuple[Call, ...]] = {}
+        self.begin: dict[int, Call] = {}
         self.big = [False] * n
         self._threads = threads
+        self._cut: dict[int, tuple[Call, ...]] = {}  # the pieces of single instructions
         self.payloads: dict[int, memoryview] = {}
         self.arrivals: dict[int, tuple[int, int]] = {}
         self._parts = {(v.name, v.box): v for v in program.variables}
@@ -87,7 +90,7 @@ class Loaded:
         if self._threads > 1 and instruction.seconds > CUT_S:
             pieces = self.kernels.pieces(i, self._threads)
             if len(pieces) > 1:
-                self.pieces[i] = pieces
+                self.pieces[i] = self._cut[i] = pieces
 
     def join(self, *, compiling: bool) -> None:
         """Let runs of small kernels go through machine code. Whenever this is done, the values stay the same to the bit, but for
@@ -98,13 +101,19 @@ class Loaded:
         for segment in self.segments:
             for i in segment.members:
                 self.calls[i] = self.kernels.call(i)
-        self.segments = segments_of(
-            self.program, self.kernels, threads=self._threads, apart=tuple(self.pieces), compiling=compiling
-        )
+        self.pieces.clear()  # the threads hold on to it
+        self.pieces.update(self._cut)
+        self.begin.clear()
+        wish = Wish(self._threads, frozenset(self._cut), compiling)
+        self.segments = segments_of(self.program, self.kernels, wish)
         for segment in self.segments:
             for i in segment.members:
                 self.calls[i] = None
-            self.calls[segment.members[0]] = segment.call
+                self.pieces.pop(i, None)
+            first = segment.members[0]
+            self.calls[first], self.begin[first] = segment.call, segment.begin
+            self.big[first] = segment.pieces > 1 or self.big[first]
+            self.pieces[first] = (segment.call,) * segment.pieces
 
     def _run_once(self, i: int, call: Call) -> None:
         try:

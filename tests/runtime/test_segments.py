@@ -84,3 +84,59 @@ def test_nothing_that_leaves_or_arrives_lies_within_a_segment():
                 between = executor.program.instructions[segment.members[0] : segment.members[-1]]
                 assert not any(isinstance(i, Send) for i in between)
     np.testing.assert_allclose(losses, trained(COMPILE_AT + 3, kernels="numpy")[0], rtol=1e-5)
+
+
+def wide():
+    """Kernels that are long enough to be cut, between products that are cut too."""
+    x = input("x", (96, 512))
+    random = np.random.default_rng(2)
+    w = variable("w", (512, 512), init=random.standard_normal((512, 512), np.float32) / 20)
+    h = x
+    for _ in range(3):
+        h = C["tanh"](h @ w) * 0.5 + C["sigmoid"](h)
+    sums = C["sum_to"](h, shape=(512,))
+    return Graph({"sums": sums, "parts": C["concat"](h[48:], h[:48], axis=0)})
+
+
+@pytest.mark.parametrize("threads", (2, 3))
+def test_the_threads_of_a_machine_do_a_segment_together_with_the_same_values(threads):
+    program = compile(wide(), Cluster.local(1, cores=1)).programs[0]
+    values = {"x": np.random.default_rng(3).standard_normal((96, 512), np.float32)}
+    found = []
+    for kernels in ("native", "numpy"):
+        with Executor(program, ops=C, options=Options(threads=threads, kernels=kernels, compile_at=0)) as executor:
+            executor.init_variables(0)
+            assert [s.pieces for s in executor._loaded.segments] == ([threads] if kernels == "native" else [])
+            outputs = [executor.run(i, values) for i in range(20)]
+            found.append(outputs[0])
+            for later in outputs:
+                for name, value in outputs[0].items():
+                    np.testing.assert_array_equal(later[name], value)
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(found[1][name], value)
+
+
+def test_one_thread_does_all_of_a_segment_if_no_other_comes():
+    program = compile(wide(), Cluster.local(1, cores=1)).programs[0]
+    with Executor(program, ops=C, options=Options(threads=2, compile_at=0)) as executor:
+        loaded = executor._loaded
+        executor.init_variables(0)
+        loaded.feed(0, {"x": np.ones((96, 512), np.float32)})
+        (segment,) = loaded.segments
+        segment.begin()
+        segment.call()
+        alone = loaded.outputs(copy=True)
+        segment.call()  # comes late: nothing is left to do
+        for name, value in executor.run(0, {"x": np.ones((96, 512), np.float32)}).items():
+            np.testing.assert_array_equal(alone[name], value)
+
+
+def test_an_error_stops_all_threads_of_a_segment():
+    x, labels = input("x", (2048, 512)), input("labels", (2048,), "int64")
+    losses = softmax_cross_entropy(C["tanh"](x) * 2.0, labels)
+    program = compile(Graph({"loss": mean(losses)}), Cluster.local(1, cores=1)).programs[0]
+    values = {"x": np.ones((2048, 512), np.float32), "labels": np.full(2048, 999)}
+    with Executor(program, ops=C, options=Options(threads=2, compile_at=0)) as executor:
+        assert max(s.pieces for s in executor._loaded.segments) == 2
+        with pytest.raises(DataError, match="a label is from 0 to 511; found 999"):
+            executor.run(0, values)
