@@ -1,7 +1,6 @@
 """Kernels as records for machine code: an address, and the numbers that it is called with. What has no record runs by Python.
 
-The results have the bits of the Python kernels, but for the ops in INEXACT: so it makes no difference when a program goes over
-to machine code.
+The results have the bits of the Python kernels: so it makes no difference when a program goes over to machine code.
 """
 
 from __future__ import annotations
@@ -58,7 +57,6 @@ class Record:
 
 
 Records = tuple[Record, ...]
-INEXACT: Final = frozenset({"sum", "softmax_cross_entropy", "softmax_cross_entropy_grad"})
 BY_STEPS: Final = frozenset({"product", "matmul", "slice", "unslice", "concat"})  # whose arrays may lie in steps
 SEPARATE: Final = frozenset({"concat", "sum_to"})  # none of their records needs another
 MANY_ROWS: Final = 4096
@@ -261,7 +259,7 @@ def _sum_to(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> R
     if x.dtype != np.float32 or not summed or summed != list(range(summed[0], summed[-1] + 1)):
         return None
     many, columns = math.prod(x.shape[: summed[0]]), math.prod(x.shape[summed[-1] + 1 :])
-    if many > FEW or columns == 1:  # NumPy adds what lies side by side in another order
+    if many > FEW:
         return None
     matrices, sums = x.reshape(many, -1, columns), out.reshape(many, columns)
     return _all(*(_rows(matrices.shape[1], columns, matrices[i], sums[i]) for i in range(many)))
@@ -278,7 +276,8 @@ def _sum(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Reco
 def _rows(rows: int, columns: int, x: Array, out: Array) -> Records | None:
     if rows > MANY_ROWS:  # NumPy adds long sums in pairs, which is more exact
         return None
-    return (_record(machine_code().add_rows, (rows, columns), (x, out)),)
+    code = machine_code()
+    return (_record(code.add_all if columns == 1 else code.add_rows, (rows, columns), (x, out)),)
 
 
 def _record(kernel: Any, sizes: tuple[int, ...], arrays: tuple[Array, ...]) -> Record:

@@ -84,9 +84,8 @@ class Executor:
         self._peers = self._checked_peers(peers)
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        at_once = not self._options.compile_at
-        if self._native and (at_once or self._loaded.needs_machine_code):
-            self._join(compiling=at_once)
+        if self._native and not self._options.compile_at:
+            self._join(compiling=True)
         self._ready: list[int] = []  # heap of ranks
         self._cut: dict[int, list[int]] = {}  # instructions in pieces: how many have begun, and how many are not over
         self._idle = self._running = 0
@@ -163,8 +162,8 @@ class Executor:
                 and others: the step is stopped, here and on all machines, and this executor cannot run another
         """
         self._check_usable()
-        if self._native and 0 < self._ran == self._options.compile_at:
-            self._join(compiling=True)
+        if self._native and self._ran and self._ran in (1, self._options.compile_at):
+            self._join(compiling=self._ran >= self._options.compile_at)  # the first step waits for nothing
         self._ran += 1
         self._label, self._counted = step, self._rendezvous.step
         self._stepping = True

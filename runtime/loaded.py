@@ -12,7 +12,6 @@ from rainshed.ops.access import Box, box_shape
 from rainshed.ops.errors import DataError, PlanError, UsageError
 from rainshed.ops.init import Init
 from rainshed.ops.op import Op
-from rainshed.ops.records import INEXACT
 from rainshed.ops.text import parse_attr
 from rainshed.ops.types import dtype_of
 from rainshed.runtime.buffers import Array, Buffers
@@ -63,11 +62,6 @@ class Loaded:
         self._bind()
         self.segments: list[Segment] = []
 
-    @property
-    def needs_machine_code(self) -> bool:
-        """Whether there are kernels whose last bits depend on it: those go through it from the first step."""
-        return any(isinstance(i, Run) and i.op in INEXACT for i in self.program.instructions)
-
     def _bind(self) -> None:
         for i, instruction in enumerate(self.program.instructions):
             match instruction:
@@ -93,8 +87,7 @@ class Loaded:
                 self.pieces[i] = self._cut[i] = pieces
 
     def join(self, *, compiling: bool) -> None:
-        """Let runs of small kernels go through machine code. Whenever this is done, the values stay the same to the bit, but for
-        the ops in INEXACT.
+        """Let runs of small kernels go through machine code. Whenever this is done, the values stay the same to the bit.
 
         compiling  False: only what needs no compiling
         """

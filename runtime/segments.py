@@ -97,7 +97,8 @@ class _Call:
         self._kernels = kernels
         self._of: list[int] = []
         self._records: list[Record] = []  # their arrays and machine code must stay
-        rows, spans = [], []
+        rows: list[tuple[int, int]] = []
+        spans: list[tuple[int, int]] = []
         for i, chains in group:
             rows.append((len(spans), len(chains)))
             for chain in chains:
