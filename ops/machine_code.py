@@ -242,7 +242,7 @@ def _sum_exp(x: Any, at: int, n: int, high: Any, out: Any) -> Any:
     return lanes[0]
 
 
-@njit(types.float32(types.int64, types.int64))  # type: ignore[untyped-decorator]
+@njit  # type: ignore[untyped-decorator]
 def _pairwise(address: int, n: int) -> Any:
     """The sum of n numbers that lie side by side, in the order of numpy.sum.
 

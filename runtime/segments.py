@@ -18,7 +18,7 @@ from rainshed.runtime.kernels import Kernels
 
 LONGEST_S: Final = 2e-3  # predicted, of what one thread does alone in a segment where others could do some of it
 SHARED_S: Final = 500e-6  # a segment that is predicted shorter is over before another thread has been of use
-CUT_S: Final = 5e-6  # an element-wise kernel that takes longer is cut for the threads of a segment
+CUT_S: Final = 5e-6  # the least that is worth a piece of its own in a segment
 CUT: Final = ("elementwise", "reduction")  # work whose pieces have the same bits, however many they are
 
 Chains = tuple[Records, ...]  # what may run at once
@@ -75,9 +75,11 @@ def segments_of(program: Program, kernels: Kernels, wish: Wish) -> list[Segment]
 
 def _chains(i: int, instruction: Run | Assign, kernels: Kernels, wish: Wish) -> Chains | None:
     """What does an instruction; None where only Python can."""
-    small = i not in wish.cut and (not isinstance(instruction, Run) or instruction.seconds <= CUT_S)
-    whole = small or (i not in wish.cut and kernels.work(i) not in CUT)
-    return kernels.chains(i, 1 if whole else wish.threads, compiling=wish.compiling)
+    parts = wish.threads
+    if i not in wish.cut:
+        seconds = instruction.seconds if isinstance(instruction, Run) and kernels.work(i) in CUT else 0.0
+        parts = min(parts, 1 + int(seconds / CUT_S))
+    return kernels.chains(i, parts, compiling=wish.compiling)
 
 
 def _segment(group: list[tuple[int, Chains]], program: Program, kernels: Kernels, wish: Wish) -> Segment:
