@@ -10,13 +10,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from rainshed.compiler.plan import Assign, Free, Program, Run
+from rainshed.compiler.plan import Assign, Free, Program, Recv, Run
 from rainshed.ops.errors import KernelError
 from rainshed.ops.records import Record, Records, machine_code
 from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.kernels import Kernels
 
-LONGEST_S: Final = 2e-3  # predicted, of what one thread does alone in a segment where others could do some of it
+# Predicted, of what one thread does alone in a segment where others could do some of it; and of all of it, where what arrives
+# meanwhile could be more urgent than the rest.
+LONGEST_S: Final = 2e-3
 SHARED_S: Final = 500e-6  # a segment that is predicted shorter is over before another thread has been of use
 CUT_S: Final = 5e-6  # the least that is worth a piece of its own in a segment
 CUT: Final = ("elementwise", "reduction")  # work whose pieces have the same bits, however many they are
@@ -56,18 +58,20 @@ def segments_of(program: Program, kernels: Kernels, wish: Wish) -> list[Segment]
     """The longest runs of instructions that have records, nothing that leaves or arrives between them."""
     found: list[Segment] = []
     group: list[tuple[int, Chains]] = []
-    alone_s = 0.0
+    held_s = 0.0
+    waits = any(isinstance(x, Recv) for x in program.instructions)
     for i, instruction in enumerate(program.instructions):
         if isinstance(instruction, Free) or is_static(program, instruction):
             continue
         chains = _chains(i, instruction, kernels, wish) if isinstance(instruction, Run | Assign) else None
-        takes = instruction.seconds if isinstance(instruction, Run) and chains and len(chains) == 1 else 0.0
-        if group and (chains is None or (wish.threads > 1 and alone_s + takes > LONGEST_S)):
+        holds = waits or chains is None or len(chains) == 1
+        takes = instruction.seconds if holds and isinstance(instruction, Run) else 0.0
+        if group and (chains is None or (wish.threads > 1 and held_s + takes > LONGEST_S)):
             found.append(_segment(group, program, kernels, wish))
-            group, alone_s = [], 0.0
+            group, held_s = [], 0.0
         if chains is not None:
             group.append((i, chains))
-            alone_s += takes
+            held_s += takes
     if group:
         found.append(_segment(group, program, kernels, wish))
     return found

@@ -15,6 +15,7 @@ from rainshed.ops.softmax_cross_entropy import softmax_cross_entropy
 from rainshed.ops.source import input, variable
 from rainshed.runtime.cluster.local import LocalCluster
 from rainshed.runtime.executor import COMPILE_AT, Executor, Options
+from rainshed.runtime.segments import LONGEST_S
 from rainshed.runtime.trace import Recorder
 
 
@@ -83,6 +84,8 @@ def test_nothing_that_leaves_or_arrives_lies_within_a_segment():
             for segment in executor._loaded.segments:
                 between = executor.program.instructions[segment.members[0] : segment.members[-1]]
                 assert not any(isinstance(i, Send) for i in between)
+                held_s = sum(executor.program.instructions[i].seconds for i in segment.members)
+                assert len(segment.members) == 1 or held_s <= LONGEST_S
     np.testing.assert_allclose(losses, trained(COMPILE_AT + 3, kernels="numpy")[0], rtol=1e-5)
 
 
