@@ -51,7 +51,7 @@ def test_a_program_goes_over_to_machine_code_and_its_values_stay(tmp_path, monke
     assert len(cold[2]) == 1 and not plain[2]
     assert cold[0] == again[0]  # from the cache, at once: the same bits
     np.testing.assert_array_equal(cold[1], again[1])
-    assert cold[0] == plain[0]
+    assert cold[0] == plain[0] == trained(steps, recorder=Recorder())[0]
     np.testing.assert_array_equal(cold[1], plain[1])
 
 
