@@ -21,12 +21,14 @@ from rainshed.compiler.passes.differentiate import differentiate
 from rainshed.compiler.passes.fold_products import fold_products
 from rainshed.compiler.passes.fuse import fuse
 from rainshed.compiler.passes.insert_send_recv import insert_send_recv
+from rainshed.compiler.passes.join_products import join_products
 from rainshed.compiler.passes.merge_equal import merge_equal
 from rainshed.compiler.passes.place import place
 from rainshed.compiler.passes.rematerialize import rematerialize, second_flops, worth_trying
 from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.passes.simplify import simplify
 from rainshed.compiler.passes.split import split
+from rainshed.compiler.passes.tidy import tidy
 from rainshed.compiler.pins import pinned
 from rainshed.compiler.plan import VERSION, Plan
 from rainshed.compiler.reach import all_linked, parts_of, unlinked, widened
@@ -46,6 +48,8 @@ PASSES: tuple[Pass, ...] = (
     split,  # large nodes -> tiles, along axes their signatures allow
     place,  # every tile -> a device; fewest bytes over the network
     insert_send_recv,  # every crossing edge -> send and recv
+    tidy,  # what is only moved about is moved once
+    join_products,  # products of many values by one weight -> one product
     fold_products,  # transposes, sums and steps of weights -> part of the matrix product beside them
     fuse,  # element-wise neighbours on one device -> one kernel
 )  # then schedule, and lower (with allocate): graph -> Plan, one list of Run/Send/Recv/Free per machine

@@ -17,6 +17,7 @@ import numpy as np
 from rainshed.ops.access import Access, Axis, Reach
 from rainshed.ops.broadcast import unbroadcast
 from rainshed.ops.errors import DTypeError
+from rainshed.ops.exponential import kernel as float32_kernel
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import ANY, FLOATS, NUMBERS, REQUIRED, Cost, Op, Types, op
 from rainshed.ops.scalar import formula_rule
@@ -50,6 +51,10 @@ def _sigmoid(x: np.ndarray, out: np.ndarray) -> None:
     np.exp(out, out=out, where=np.isfinite(out) | (out < 0))
     out += 1
     np.reciprocal(out, out=out)
+
+
+def _tanh(x: np.ndarray, out: np.ndarray) -> None:
+    np.tanh(x, out=out)
 
 
 def _softplus(x: np.ndarray, out: np.ndarray) -> None:
@@ -139,7 +144,7 @@ ROWS = (
     ),
     Row("sinh", np.sinh, "math.sinh(x0)", FLOATS, lambda x, y, d: (d * cosh(x),), flops=10),
     Row("cosh", np.cosh, "math.cosh(x0)", FLOATS, lambda x, y, d: (d * sinh(x),), flops=10),
-    Row("tanh", np.tanh, "math.tanh(x0)", FLOATS, lambda x, y, d: (d * (1.0 - y * y),), flops=10),
+    Row("tanh", float32_kernel("tanh", _tanh), "math.tanh(x0)", FLOATS, lambda x, y, d: (d * (1.0 - y * y),), flops=10),
     Row("asinh", np.arcsinh, "math.asinh(x0)", FLOATS, lambda x, y, d: (d / sqrt(x * x + 1),), flops=10),
     Row("acosh", np.arccosh, "math.acosh(x0)", FLOATS, lambda x, y, d: (d / sqrt(x * x - 1),), flops=10),
     Row("atanh", np.arctanh, "math.atanh(x0)", FLOATS, lambda x, y, d: (d / (1.0 - x * x),), flops=10),
@@ -171,7 +176,14 @@ ROWS = (
     Row("bitwise_left_shift", np.left_shift, "x0 << x1", INTS),
     Row("bitwise_right_shift", np.right_shift, "x0 >> x1", INTS),
     # neural networks
-    Row("sigmoid", _sigmoid, "1 / (1 + math.exp(-x0))", FLOATS, lambda x, y, d: (d * y * (1.0 - y),), flops=12),
+    Row(
+        "sigmoid",
+        float32_kernel("sigmoid", _sigmoid),
+        "1 / (1 + math.exp(-x0))",
+        FLOATS,
+        lambda x, y, d: (d * y * (1.0 - y),),
+        flops=12,
+    ),
     Row("relu", _relu, "(x0 if x0 > 0 or x0 != x0 else 0)", NUMBERS, lambda x, y, d: (d * step_positive(x),)),
     Row("step_positive", _step_positive, "(1 if x0 > 0 else 0)", FLOATS, lambda x, y, d: (None,)),
     Row(

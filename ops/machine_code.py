@@ -13,12 +13,17 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils
 
+from rainshed.ops.exponential import LANES, functions
+
 # Numba's annotations do not know signatures and intrinsics.
 types: Any = numba.types
 cfunc: Any = numba.cfunc
 njit: Any = numba.njit
 intrinsic: Any = numba.extending.intrinsic
+alloca_once: Any = cgutils.alloca_once
 
+LAST = 1 << 40
+SPINS = 2000  # looks at what another thread does before it may have the core: some microseconds
 SIGNATURE = types.int64(types.CPointer(types.int64))
 
 
@@ -35,6 +40,26 @@ def _caster(element: Any) -> Any:
 
 f32_at, f64_at, i32_at, i64_at = (_caster(t) for t in (types.float32, types.float64, types.int32, types.int64))
 POINTERS = {"f32": f32_at, "f64": f64_at, "i32": i32_at, "i64": i64_at}
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _power_of_two(typing: Any, z: Any) -> Any:
+    """The low bits of a float as its exponent."""
+
+    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = ir.IntType(32)
+        return builder.bitcast(builder.shl(builder.bitcast(args[0], bits), ir.Constant(bits, 23)), ir.FloatType())
+
+    return types.float32(types.float32), make
+
+
+@njit  # type: ignore[untyped-decorator]
+def _select(condition: Any, a: Any, b: Any) -> Any:
+    return a if condition else b
+
+
+NUMBERS = {f"{name}_f32": made for name, made in functions(_select, _power_of_two, compiled=njit).items()}
+_falling: Any = NUMBERS["falling_f32"]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -73,20 +98,79 @@ def _gemm(typing: Any, function: Any, a: Any) -> Any:
     return types.none(types.int64, types.CPointer(types.int64)), make
 
 
-@njit(types.int64(types.CPointer(types.int64), types.int64), nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def run(code: Any, count: int) -> int:
-    """Run kernels, each an address and the address of its arguments; the number of the one that failed, or -1."""
-    for i in range(count):
-        if _call(code[2 * i], code[2 * i + 1]):
-            return i
-    return -1
+def _changer(how: str) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def change_at(typing: Any, address: Any, number: Any) -> Any:
+        """Change what is at an address, as one step for all threads; gives what was there before."""
+
+        def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+            return builder.atomic_rmw(how, pointer, args[1], "seq_cst")
+
+        return types.int64(types.int64, types.int64), make
+
+    return change_at
 
 
-@njit(types.int64(types.int64, types.int64), nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def run_at(address: int, count: int) -> int:
-    """`run` from an address."""
-    done: int = run(i64_at(address), count)
-    return done
+_add_at, _raise_at = _changer("add"), _changer("max")
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _load_at(typing: Any, address: Any) -> Any:
+    """What is at an address, after all that was written before it."""
+
+    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(types.int64), make
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _yield_to(typing: Any, function: Any) -> Any:
+    """Let other threads run: calls sched_yield by its address."""
+
+    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        return builder.sext(builder.call(builder.inttoptr(args[0], kind.as_pointer()), []), ir.IntType(64))
+
+    return types.int64(types.int64), make
+
+
+@njit(types.int64(*[types.int64] * 6), nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def run_rows(rows: int, count: int, chains: int, code: int, state: int, give_way: int) -> int:
+    """Do the rows of a segment, together with whoever else is called with the same state; the record that failed, or -1.
+
+    All arguments but `count` are addresses. A thread takes chains of a row until none is left, and waits for the others to end
+    theirs; it never waits for a thread that has not come.
+
+    rows      for each, its first chain and how many there are, which may run at once
+    chains    for each, its first record and how many there are, to be done one after the other
+    code      for each record, its function and the address of its numbers
+    state     zeros: LAST - the first record that failed; then for each row how many chains have begun, and have ended
+    give_way  sched_yield, or 0
+    """
+    row, chain, record = i64_at(rows), i64_at(chains), i64_at(code)
+    for r in range(count):
+        first, many, begun = row[2 * r], row[2 * r + 1], state + 8 + 16 * r
+        ended, waited = begun + 8, 0
+        while _load_at(ended) < many:
+            c = _add_at(begun, 1) if waited == 0 else many
+            if c >= many:
+                waited += 1
+                if give_way and waited % SPINS == 0:
+                    _yield_to(give_way)
+                continue
+            at = chain[2 * (first + c)]
+            for i in range(at, at + chain[2 * (first + c) + 1]):
+                if _call(record[2 * i], record[2 * i + 1]):
+                    _raise_at(state, LAST - i)
+                    break
+            _add_at(ended, 1)
+        if _load_at(state):
+            break
+    found = _load_at(state)
+    return LAST - found if found else -1
 
 
 @cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -108,6 +192,89 @@ def add_rows(a: Any) -> int:
     return 0
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _lanes(typing: Any) -> Any:
+    """The address of LANES numbers, which lie on the stack."""
+
+    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room = alloca_once(builder, ir.ArrayType(ir.FloatType(), LANES))
+        return builder.ptrtoint(room, ir.IntType(64))
+
+    return types.int64(), make
+
+
+@njit  # type: ignore[untyped-decorator]
+def _highest(x: Any, at: int, n: int) -> Any:
+    """The highest of n numbers; NaN is none."""
+    lanes, whole = f32_at(_lanes()), n // LANES * LANES
+    for k in range(LANES):
+        lanes[k] = -np.float32(np.inf)
+    for j in range(0, whole, LANES):
+        for k in range(LANES):
+            value = x[at + j + k]
+            lanes[k] = value if value > lanes[k] else lanes[k]
+    for k in range(n - whole):
+        value = x[at + whole + k]
+        lanes[k] = value if value > lanes[k] else lanes[k]
+    high = lanes[0]
+    for k in range(1, LANES):
+        high = max(high, lanes[k])
+    return high
+
+
+@njit  # type: ignore[untyped-decorator]
+def _sum_exp(x: Any, at: int, n: int, high: Any, out: Any) -> Any:
+    """The sum of exp(x - high), as `row_sums` adds it up; out: where the exponentials go, or None."""
+    lanes, whole = f32_at(_lanes()), n // LANES * LANES
+    for k in range(LANES):
+        lanes[k] = np.float32(0)
+    for j in range(0, n, LANES):
+        for k in range(LANES if j < whole else n - whole):
+            value = _falling(x[at + j + k] - high)
+            lanes[k] += value
+            if out is not None:
+                out[at + j + k] = value
+    half = LANES // 2
+    while half:
+        for k in range(half):
+            lanes[k] += lanes[k + half]
+        half //= 2
+    return lanes[0]
+
+
+@njit  # type: ignore[untyped-decorator]
+def _pairwise(address: int, n: int) -> Any:
+    """The sum of n numbers that lie side by side, in the order of numpy.sum.
+
+    Source  NumPy, loops_utils.h.src, pairwise_sum
+    """
+    x = f32_at(address)
+    if n < 8:
+        total = np.float32(0)
+        for i in range(n):
+            total += x[i]
+        return total
+    if n > 128:
+        half = n // 2 // 8 * 8
+        return _pairwise(address, half) + _pairwise(address + 4 * half, n - half)
+    a, b, c, d, e, f, g, h = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
+    whole = n // 8 * 8
+    for i in range(8, whole, 8):
+        a, b, c, d = a + x[i], b + x[i + 1], c + x[i + 2], d + x[i + 3]
+        e, f, g, h = e + x[i + 4], f + x[i + 5], g + x[i + 6], h + x[i + 7]
+    total = ((a + b) + (c + d)) + ((e + f) + (g + h))
+    for i in range(whole, n):
+        total += x[i]
+    return total
+
+
+@cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def add_all(a: Any) -> int:
+    """out[0] = sum of x, f32: how many, 1, x, out."""
+    f32_at(a[3])[0] = _pairwise(a[2], a[0])
+    return 0
+
+
 @cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def cross_entropy(a: Any) -> int:
     """The loss of each row of logits, f32: rows, columns, logits, labels (i64), out."""
@@ -116,13 +283,9 @@ def cross_entropy(a: Any) -> int:
         label, at = labels[i], i * columns
         if label < 0 or label >= columns:
             return 1
-        high = x[at]
-        for j in range(1, columns):
-            high = max(high, x[at + j])
-        total = np.float32(0)
-        for j in range(columns):
-            total += math.exp(x[at + j] - high)
-        out[i] = math.log(total) - (x[at + label] - high)
+        high = _highest(x, at, columns)
+        total = _sum_exp(x, at, columns, high, None)
+        out[i] = np.float32(math.log(np.float64(total))) - (x[at + label] - high)
     return 0
 
 
@@ -134,14 +297,7 @@ def cross_entropy_slope(a: Any) -> int:
         label, at = labels[i], i * columns
         if label < 0 or label >= columns:
             return 1
-        high = x[at]
-        for j in range(1, columns):
-            high = max(high, x[at + j])
-        total = np.float32(0)
-        for j in range(columns):
-            value = math.exp(x[at + j] - high)
-            out[at + j] = value
-            total += value
+        total = _sum_exp(x, at, columns, _highest(x, at, columns), out)
         for j in range(columns):
             p = out[at + j] / total
             out[at + j] = (p - np.float32(1)) * dy[i] if j == label else p * dy[i]

@@ -1,7 +1,6 @@
 """Kernels as records for machine code: an address, and the numbers that it is called with. What has no record runs by Python.
 
-The results have the bits of the Python kernels, but for the ops in INEXACT: so it makes no difference when a program goes over
-to machine code.
+The results have the bits of the Python kernels: so it makes no difference when a program goes over to machine code.
 """
 
 from __future__ import annotations
@@ -19,18 +18,22 @@ import numpy as np
 
 from rainshed.ops.blas import Array, gemm
 from rainshed.ops.broadcast import sum_to
-from rainshed.ops.cuda import merged, steps_of, stretched
+from rainshed.ops.cuda import merged
 from rainshed.ops.elementwise import ELEMENTWISE, where
+from rainshed.ops.exponential import version
 from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
+from rainshed.ops.layout import concat_op
 from rainshed.ops.matmul import matmul
 from rainshed.ops.native import is_cached, source_file
 from rainshed.ops.op import Op
-from rainshed.ops.product import matmul_call, product, product_call
+from rainshed.ops.product import FEW, matmul_call, product, product_call
 from rainshed.ops.reduce import sum as sum_
-from rainshed.ops.scalar import Line, expression, made
+from rainshed.ops.reshape import reshape
+from rainshed.ops.scalar import Line, expression, made, number_text
+from rainshed.ops.slice import slice_op, unslice, view_of
 from rainshed.ops.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_grad
-from rainshed.ops.types import DType, dtype_of
+from rainshed.ops.types import DType, dtype_of, float32
 
 EXACT: Final = frozenset(
     {
@@ -40,6 +43,8 @@ EXACT: Final = frozenset(
     }
 )  # fmt: skip
 FORMULAS: Final = frozenset(op.formula for name, op in ELEMENTWISE.items() if name in EXACT) | {where.formula, "x0"}
+# Formulas for which there are functions of float32 with the same bits everywhere (ops/exponential.py).
+OWN: Final[Mapping[str | None, str]] = MappingProxyType({ELEMENTWISE[n].formula: n for n in ("tanh", "sigmoid")})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +57,8 @@ class Record:
 
 
 Records = tuple[Record, ...]
-INEXACT: Final = frozenset({"sum", "softmax_cross_entropy", "softmax_cross_entropy_grad"})
+BY_STEPS: Final = frozenset({"product", "matmul", "slice", "unslice", "concat"})  # whose arrays may lie in steps
+SEPARATE: Final = frozenset({"concat", "sum_to"})  # none of their records needs another
 MANY_ROWS: Final = 4096
 
 
@@ -61,7 +67,7 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
 
     compiling  False: no loop is compiled that this process or the cache on disk does not have
     """
-    if not out.size or any(not x.size or not x.flags.c_contiguous for x in (*inputs, out)):
+    if not out.size or any(not x.size for x in (*inputs, out)):
         return None
     if op is fused:
         return _loop(lines_of(attrs["body"]), inputs, out, compiling)
@@ -69,6 +75,8 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
         return _loop((Line(op.formula, tuple(range(len(inputs))), dtype_of(out.dtype)),), inputs, out, compiling)
     rule = _RULES.get(op.name)
     if rule is None or any(x.dtype.kind == "f" and x.dtype != np.float32 for x in (*inputs, out)):
+        return None
+    if op.name not in BY_STEPS and any(not x.flags.c_contiguous for x in (*inputs, out)):
         return None
     return rule(attrs, inputs, out, compiling)
 
@@ -81,21 +89,28 @@ def machine_code() -> Any:
 
 # -- element-wise loops -----------------------------------------------------------------------------------------------
 def _loop(lines: tuple[Line, ...], inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    """The loop over all elements; the arrays may lie in steps."""
     types = [dtype_of(x.dtype) for x in (*inputs, out)]
-    known = all(line.formula in FORMULAS or not line.args for line in lines) and not _cuts(lines, types[:-1])
+    known = all(_is_exact(line) for line in lines) and not _cuts(lines, types[:-1])
     if not known or any(t.short not in ("f32", "f64", "i32", "i64") for t in types):
         return None
-    shape, own, *steps = merged(out.shape, steps_of(out.shape), *(stretched(x.shape, out.shape) for x in inputs))
-    inner = tuple(s[-1] for s in steps)
-    if own[-1] != 1 and out.size > 1:
-        return None
+    shape, *steps = merged(out.shape, *(_steps(x, out.shape) for x in (*inputs, out)))
     outer = np.array([shape[:-1], *(s[:-1] for s in steps)], np.int64)
-    loop = Loop(tuple(types[:-1]), types[-1], inner, lines)
+    loop = Loop(tuple(types[:-1]), types[-1], tuple(s[-1] for s in steps), lines)
     if not compiling and not is_cached(loop.source()):
         return None
     function = _compiled(loop)
     numbers = [math.prod(shape[:-1]), shape[-1], len(shape) - 1, outer.ctypes.data, *map(_address, (*inputs, out))]
     return (Record(function, np.array(numbers, np.int64), (outer, *inputs, out)),)
+
+
+def _is_exact(line: Line) -> bool:
+    return not line.args or line.formula in FORMULAS or (line.formula in OWN and line.dtype is float32)
+
+
+def _steps(x: Array, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Elements from one to the next along each axis, as it is read in this shape."""
+    return tuple(step // x.itemsize for step in np.broadcast_to(x, shape).strides)
 
 
 def _cuts(lines: tuple[Line, ...], inputs: list[DType]) -> bool:
@@ -110,7 +125,7 @@ def _cuts(lines: tuple[Line, ...], inputs: list[DType]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """What a loop's source depends on; `steps`: of each input along the innermost axis."""
+    """What a loop's source depends on; `steps`: of each input, and of the output, along the innermost axis."""
 
     inputs: tuple[DType, ...]
     output: DType
@@ -120,24 +135,36 @@ class Loop:
     def source(self) -> str:
         """Arguments: how many rows, elements of a row, axes of rows, their shape and steps, the arrays."""
         count = len(self.inputs)
-        text = ["def kernel(a):", "    rows, n, rank, table = a[0], a[1], a[2], i64_at(a[3])"]
+        text = [f"# float32 functions {version()}"] if any(line.formula in OWN for line in self.lines) else []
+        text += ["def kernel(a):", "    rows, n, rank, table = a[0], a[1], a[2], i64_at(a[3])"]
         for i, t in enumerate((*self.inputs, self.output)):
             text.append(f"    p{i} = {t.short}_at(a[{4 + i}])")
         text += ["    for row in range(rows):", "        rest = row"]
-        text += [f"        b{i} = 0" for i in range(count)]
+        text += [f"        b{i} = 0" for i in range(count + 1)]
         text += ["        for axis in range(rank - 1, -1, -1):"]
         text += ["            k = rest % table[axis]", "            rest //= table[axis]"]
-        text += [f"            b{i} += k * table[{i + 1} * rank + axis]" for i in range(count)]
-        text += ["        base = row * n", "        for j in range(n):"]
-        for i, step in enumerate(self.steps):
-            text.append(f"            v{i} = p{i}[b{i}{'' if not step else ' + j' if step == 1 else f' + j * {step}'}]")
+        text += [f"            b{i} += k * table[{i + 1} * rank + axis]" for i in range(count + 1)]
+        text += ["        for j in range(n):"]
+        places = [f"p{i}[b{i}{_along(step)}]" for i, step in enumerate(self.steps)]
+        text += [f"            v{i} = {place}" for i, place in enumerate(places[:-1])]
         dtypes = [*self.inputs]
         for line in self.lines:
-            own, names = tuple(dtypes[a] for a in line.args), tuple(f"v{a}" for a in line.args)
-            value = expression(line.formula, names, own, line.dtype) if line.args else line.formula
-            text.append(f"            v{len(dtypes)} = {value}")
+            text.append(f"            v{len(dtypes)} = {_value(line, dtypes)}")
             dtypes.append(line.dtype)
-        return "\n".join([*text, f"            p{count}[base + j] = v{len(dtypes) - 1}", "    return 0", ""])
+        return "\n".join([*text, f"            {places[-1]} = v{len(dtypes) - 1}", "    return 0", ""])
+
+
+def _along(step: int) -> str:
+    return "" if not step else " + j" if step == 1 else f" + j * {step}"
+
+
+def _value(line: Line, dtypes: list[DType]) -> str:
+    if not line.args:
+        return line.formula
+    own, names = tuple(dtypes[a] for a in line.args), tuple(f"v{a}" for a in line.args)
+    if line.formula in OWN:
+        return f"{OWN[line.formula]}_f32({names[0]})"
+    return expression(line.formula, names, own, line.dtype)
 
 
 @lru_cache(maxsize=4096)
@@ -145,7 +172,7 @@ def _compiled(loop: Loop) -> Any:
     code = machine_code()
     source = loop.source()
     path = source_file(source)
-    names = {f"{short}_at": at for short, at in code.POINTERS.items()}
+    names = {f"{short}_at": at for short, at in code.POINTERS.items()} | code.NUMBERS
     function = made(source, str(path or "<rainshed kernel>"), **names)
     return code.compile_kernel(function, cached=path is not None)
 
@@ -155,8 +182,39 @@ def _address(x: Array) -> int:
 
 
 def copy_records(source: Array, out: Array, *, compiling: bool) -> Records | None:
-    """The calls that copy an array to one of its shape."""
-    return _loop((Line("x0", (0,), dtype_of(out.dtype)),), [source], out, compiling)
+    """The calls that copy an array to one of its shape, both of which may lie in steps."""
+    return _loop((Line("x0", (0,), dtype_of(out.dtype)),), [source], out, compiling) if out.size else ()
+
+
+# -- elements in other places -----------------------------------------------------------------------------------------
+def _reshape(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    return copy_records(inputs[0].reshape(out.shape), out, compiling=compiling)
+
+
+def _slice(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    return copy_records(view_of(inputs[0], attrs), out, compiling=compiling)
+
+
+def _unslice(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    dtype = dtype_of(out.dtype)
+    zeros = _loop((Line(number_text(np.zeros((), out.dtype), dtype), (), dtype),), [], out, compiling)
+    return _all(zeros, copy_records(inputs[0], view_of(out, attrs), compiling=compiling))
+
+
+def _concat(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    ends = np.cumsum([x.shape[attrs["axis"]] for x in inputs])
+    places = np.split(out, ends[:-1], axis=attrs["axis"])
+    return _all(*(copy_records(x, to, compiling=compiling) for x, to in zip(inputs, places, strict=True)))
+
+
+def _all(*parts: Records | None) -> Records | None:
+    """One after the other; None where one of them is."""
+    found: list[Record] = []
+    for part in parts:
+        if part is None:
+            return None
+        found += part
+    return tuple(found)
 
 
 # -- products, reductions ---------------------------------------------------------------------------------------------
@@ -166,13 +224,7 @@ def _product(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> 
 
 def _by_blas(call: partial[Any], kept: tuple[Array, ...], compiling: bool) -> Records | None:
     steps = call.args[0] if call.func is not _sgemm() and call.args and isinstance(call.args[0], tuple) else (call,)
-    found: list[Record] = []
-    for step in steps:
-        more = _copied(step, compiling) if step.func is np.copyto else _multiplied(step, kept)
-        if more is None:
-            return None
-        found += more
-    return tuple(found)
+    return _all(*(_copied(s, compiling) if s.func is np.copyto else _multiplied(s, kept) for s in steps))
 
 
 def _sgemm() -> Any:
@@ -202,9 +254,15 @@ def _matmul(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> R
 
 def _sum_to(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     (x,) = inputs
-    if x.dtype != np.float32 or x.shape[x.ndim - out.ndim :] != out.shape or x.ndim == out.ndim:
+    shape = (1,) * (x.ndim - out.ndim) + out.shape
+    summed = [i for i, (n, left) in enumerate(zip(x.shape, shape, strict=True)) if n != left]
+    if x.dtype != np.float32 or not summed or summed != list(range(summed[0], summed[-1] + 1)):
         return None
-    return _rows(x.size // out.size, out.size, x, out)
+    many, columns = math.prod(x.shape[: summed[0]]), math.prod(x.shape[summed[-1] + 1 :])
+    if many > FEW:
+        return None
+    matrices, sums = x.reshape(many, -1, columns), out.reshape(many, columns)
+    return _all(*(_rows(matrices.shape[1], columns, matrices[i], sums[i]) for i in range(many)))
 
 
 def _sum(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
@@ -218,7 +276,8 @@ def _sum(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Reco
 def _rows(rows: int, columns: int, x: Array, out: Array) -> Records | None:
     if rows > MANY_ROWS:  # NumPy adds long sums in pairs, which is more exact
         return None
-    return (_record(machine_code().add_rows, (rows, columns), (x, out)),)
+    code = machine_code()
+    return (_record(code.add_all if columns == 1 else code.add_rows, (rows, columns), (x, out)),)
 
 
 def _record(kernel: Any, sizes: tuple[int, ...], arrays: tuple[Array, ...]) -> Record:
@@ -245,6 +304,10 @@ _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         product.name: _product,
         matmul.name: _matmul,
         sum_to.name: _sum_to,
+        reshape.name: _reshape,
+        slice_op.name: _slice,
+        unslice.name: _unslice,
+        concat_op.name: _concat,
         sum_.name: _sum,
         softmax_cross_entropy.name: _losses,
         softmax_cross_entropy_grad.name: _slopes,

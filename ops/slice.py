@@ -80,6 +80,11 @@ def _key(start: Shape, stop: Shape, step: tuple[int, ...]) -> tuple[builtins.sli
     )
 
 
+def view_of(x: np.ndarray, attrs: Attrs) -> np.ndarray:
+    """What a slice takes and an unslice fills, where it lies in x."""
+    return x[_key(attrs["start"], attrs["stop"], attrs["step"])]
+
+
 def _columns(cuts: list[tuple[int, int, int]]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(cut[i] for cut in cuts) for i, name in enumerate(("start", "stop", "step"))}
 

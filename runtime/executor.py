@@ -84,9 +84,8 @@ class Executor:
         self._peers = self._checked_peers(peers)
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        at_once = not self._options.compile_at
-        if self._native and (at_once or self._loaded.needs_machine_code):
-            self._join(compiling=at_once)
+        if self._native and not self._options.compile_at:
+            self._join(compiling=True)
         self._ready: list[int] = []  # heap of ranks
         self._cut: dict[int, list[int]] = {}  # instructions in pieces: how many have begun, and how many are not over
         self._idle = self._running = 0
@@ -163,8 +162,8 @@ class Executor:
                 and others: the step is stopped, here and on all machines, and this executor cannot run another
         """
         self._check_usable()
-        if self._native and 0 < self._ran == self._options.compile_at:
-            self._join(compiling=True)
+        if self._native and self._ran and self._ran in (1, self._options.compile_at):
+            self._join(compiling=self._ran >= self._options.compile_at)  # the first step waits for nothing
         self._ran += 1
         self._label, self._counted = step, self._rendezvous.step
         self._stepping = True
@@ -278,14 +277,16 @@ class Executor:
                     if over and (i not in pieces or self._last_piece(i)):
                         for j in done(i):
                             heappush(ready, ranks[j])
-                        if self._idle and not dispatcher.remaining:
-                            self._wake.notify_all()
+                        if self._idle and not dispatcher.remaining and not main:
+                            self._wake.notify_all()  # the caller waits for the end
                     continue
                 self._wait(main=main)
 
     def _piece(self, i: int) -> int:
         """Begin the next piece of instruction `i`: its number; the instruction stays ready while it has more."""
-        count = len(self._loaded.pieces[i])
+        count, begin = len(self._loaded.pieces[i]), self._loaded.begin.get(i)
+        if begin is not None and i not in self._cut:
+            begin()
         begun = self._cut.setdefault(i, [0, count])
         begun[0] += 1
         if begun[0] < count:

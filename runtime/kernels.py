@@ -15,7 +15,7 @@ from rainshed.ops.matmul import matmul
 from rainshed.ops.native import can_compile, native_calls
 from rainshed.ops.op import Op
 from rainshed.ops.product import matmul_call, product, product_call
-from rainshed.ops.records import Records, copy_records, records_of
+from rainshed.ops.records import SEPARATE, Records, copy_records, records_of
 from rainshed.ops.source import input_op
 from rainshed.ops.sweeps import in_order
 from rainshed.ops.text import parse_attr
@@ -24,6 +24,7 @@ from rainshed.ops.types import TensorType, TupleType, dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 
 Call = Callable[[], object]
+Tile = tuple[Op, Attrs, list[Array], tuple[Array, ...]]
 POLICIES = ("native", "numpy", "numba")
 CUT = ("product", "convolution", "elementwise", "reduction")  # kinds of work whose kernels are cut for threads
 
@@ -89,21 +90,31 @@ class Kernels:
         if self._has_native(op):
             operands = tuple(self._arrays[v] for v in (*run.inputs, *run.outputs))
             return tuple(native_calls(op, operands, node.attrs, parts))
+        return tuple(self._bound(*tile) for tile in self._tiles(op, node, run, parts))
+
+    def _tiles(self, op: Op, node: Node, run: Run, parts: int) -> list[Tile]:
+        """A Run cut in `parts`, none of which needs another."""
         shapes = tuple(self._arrays[v].shape for v in run.inputs)
         access, out = node.access, self._arrays[run.outputs[0]]
-        found = []
+        found: list[Tile] = []
         try:
             for box in _boxes(access, shapes, parts, first=op.work != "product"):
                 regions = access.regions(box, shapes)
                 inputs = [part_of(self._arrays[v], region) for v, region in zip(run.inputs, regions, strict=True)]
                 result = part_of(out, access.result(box, out.shape))
-                found.append(self._bound(op, op.tile_attrs(node, box), inputs, (result,)))
+                found.append((op, op.tile_attrs(node, box), inputs, (result,)))
         except RainshedError:  # attributes that hold for the whole only
-            return ()
-        return tuple(found)
+            return []
+        return found
 
-    def records(self, i: int, *, compiling: bool) -> Records | None:
-        """What machine code does in the place of the call of a Run or an Assign; None where there is nothing."""
+    def work(self, i: int) -> str:
+        """The kind of work of an instruction."""
+        run = self._program.instructions[i]
+        return self._ops[run.op].work if isinstance(run, Run) else "layout"
+
+    def chains(self, i: int, parts: int, *, compiling: bool) -> tuple[Records, ...] | None:
+        """What machine code does in the place of the call of a Run or an Assign, or of its pieces: records to be done one after
+        the other, several of such chains at once; None where there is nothing."""
         instruction = self._program.instructions[i]
         if isinstance(instruction, Assign):
             inputs, outputs = (instruction.value,), (instruction.variable,)
@@ -115,9 +126,19 @@ class Kernels:
             return None
         arrays, out = [self._arrays[v] for v in inputs], self._arrays[outputs[0]]
         if isinstance(instruction, Assign):
-            return copy_records(arrays[0], out, compiling=compiling)
+            copied = copy_records(arrays[0], out, compiling=compiling)
+            return None if copied is None else (copied,)
         op = self._ops[instruction.op]
-        return records_of(op, self._checked_node(i, op, instruction).attrs, arrays, out, compiling=compiling)
+        node = self._checked_node(i, op, instruction)
+        if parts > 1 and op.native is None:
+            tiles = self._tiles(op, node, instruction, parts)
+            found = [records_of(o, attrs, xs, out, compiling=compiling) for o, attrs, xs, (out,) in tiles]
+            if len(found) > 1 and all(found):
+                return tuple(records for records in found if records is not None)
+        whole = records_of(op, node.attrs, arrays, out, compiling=compiling)
+        if whole is None:
+            return None
+        return tuple((record,) for record in whole) if op.name in SEPARATE else (whole,)
 
     def error(self, i: int, error: Exception) -> RainshedError:
         """What the kernel of instruction `i` raised, with op, machine and the user's line."""

@@ -12,13 +12,12 @@ from rainshed.ops.access import Box, box_shape
 from rainshed.ops.errors import DataError, PlanError, UsageError
 from rainshed.ops.init import Init
 from rainshed.ops.op import Op
-from rainshed.ops.records import INEXACT
 from rainshed.ops.text import parse_attr
 from rainshed.ops.types import dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, type_of
-from rainshed.runtime.segments import Segment, segments_of
+from rainshed.runtime.segments import Segment, Wish, segments_of
 from rainshed.runtime.wire import array_payload
 
 Feeds = Mapping[str, Any]  # input -> the whole array, or a function from a box to that part of it
@@ -33,6 +32,7 @@ class Loaded:
 
     calls     of each instruction; None: not a kernel, or a constant
     pieces    of an instruction that is cut for several threads; its call does all of it
+    begin     of some that are cut: what is done before their first piece
     big       whether the plan expects an instruction to take longer than BIG_S
     payloads  of each send
     arrivals  key of a transfer -> the instruction that receives it, and the value
@@ -48,8 +48,10 @@ class Loaded:
         n = len(program.instructions)
         self.calls: list[Call | None] = [None] * n
         self.pieces: dict[int, tuple[Call, ...]] = {}
+        self.begin: dict[int, Call] = {}
         self.big = [False] * n
         self._threads = threads
+        self._cut: dict[int, tuple[Call, ...]] = {}  # the pieces of single instructions
         self.payloads: dict[int, memoryview] = {}
         self.arrivals: dict[int, tuple[int, int]] = {}
         self._parts = {(v.name, v.box): v for v in program.variables}
@@ -59,11 +61,6 @@ class Loaded:
         self._old = {o.value: np.empty_like(self.arrays[o.value]) for o in program.outputs if o.value in self._assigned}
         self._bind()
         self.segments: list[Segment] = []
-
-    @property
-    def needs_machine_code(self) -> bool:
-        """Whether there are kernels whose last bits depend on it: those go through it from the first step."""
-        return any(isinstance(i, Run) and i.op in INEXACT for i in self.program.instructions)
 
     def _bind(self) -> None:
         for i, instruction in enumerate(self.program.instructions):
@@ -87,24 +84,29 @@ class Loaded:
         if self._threads > 1 and instruction.seconds > CUT_S:
             pieces = self.kernels.pieces(i, self._threads)
             if len(pieces) > 1:
-                self.pieces[i] = pieces
+                self.pieces[i] = self._cut[i] = pieces
 
     def join(self, *, compiling: bool) -> None:
-        """Let runs of small kernels go through machine code. Whenever this is done, the values stay the same to the bit, but for
-        the ops in INEXACT.
+        """Let runs of small kernels go through machine code. Whenever this is done, the values stay the same to the bit.
 
         compiling  False: only what needs no compiling
         """
         for segment in self.segments:
             for i in segment.members:
                 self.calls[i] = self.kernels.call(i)
-        self.segments = segments_of(
-            self.program, self.kernels, threads=self._threads, apart=tuple(self.pieces), compiling=compiling
-        )
+        self.pieces.clear()  # the threads hold on to it
+        self.pieces.update(self._cut)
+        self.begin.clear()
+        wish = Wish(self._threads, frozenset(self._cut), compiling)
+        self.segments = segments_of(self.program, self.kernels, wish)
         for segment in self.segments:
             for i in segment.members:
                 self.calls[i] = None
-            self.calls[segment.members[0]] = segment.call
+                self.pieces.pop(i, None)
+            first = segment.members[0]
+            self.calls[first], self.begin[first] = segment.call, segment.begin
+            self.big[first] = segment.pieces > 1 or self.big[first]
+            self.pieces[first] = (segment.call,) * segment.pieces
 
     def _run_once(self, i: int, call: Call) -> None:
         try:

@@ -1,81 +1,128 @@
-"""Runs of small kernels that go through machine code as one call: no interpreter between them."""
+"""Runs of small kernels as one call, which machine code does without the interpreter, and the threads of a machine together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 
-from rainshed.compiler.plan import Assign, Free, Program, Run
+from rainshed.compiler.plan import Assign, Free, Program, Recv, Run
 from rainshed.ops.errors import KernelError
 from rainshed.ops.records import Record, Records, machine_code
 from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.kernels import Kernels
 
-LONGEST_S: Final = 2e-3  # predicted, of all kernels of a segment where other threads could do some of them
+# Predicted, of what one thread does alone in a segment where others could do some of it; and of all of it, where what arrives
+# meanwhile could be more urgent than the rest.
+LONGEST_S: Final = 2e-3
+SHARED_S: Final = 500e-6  # a segment that is predicted shorter is over before another thread has been of use
+CUT_S: Final = 5e-6  # the least that is worth a piece of its own in a segment
+CUT: Final = ("elementwise", "reduction")  # work whose pieces have the same bits, however many they are
+
+Chains = tuple[Records, ...]  # what may run at once
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Instructions, in order, that are done one after the other; the first stands for all of them."""
+    """Instructions, in order, that are done one after the other; the first stands for all of them.
+
+    begin  before each time that it is done
+    call   does it, or helps whoever does; as many threads as there are pieces may call it
+    """
 
     members: tuple[int, ...]
+    pieces: int
+    begin: Callable[[], None]
     call: Callable[[], None]
 
 
-def segments_of(
-    program: Program, kernels: Kernels, *, threads: int, apart: Sequence[int], compiling: bool
-) -> list[Segment]:
-    """The longest runs of instructions that have records, nothing that leaves or arrives between them.
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How segments are wanted.
 
-    apart      instructions that stay alone
+    threads    of the machine
+    cut        instructions that are done in pieces, one for each thread
     compiling  whether loops are compiled that the cache on disk does not have
     """
-    alone = set(apart)
+
+    threads: int
+    cut: frozenset[int]
+    compiling: bool
+
+
+def segments_of(program: Program, kernels: Kernels, wish: Wish) -> list[Segment]:
+    """The longest runs of instructions that have records, nothing that leaves or arrives between them."""
     found: list[Segment] = []
-    group: list[tuple[int, Records]] = []
-    seconds = 0.0
+    group: list[tuple[int, Chains]] = []
+    held_s = 0.0
+    waits = any(isinstance(x, Recv) for x in program.instructions)
     for i, instruction in enumerate(program.instructions):
         if isinstance(instruction, Free) or is_static(program, instruction):
             continue
-        records = None
-        if isinstance(instruction, Run | Assign) and i not in alone:
-            records = kernels.records(i, compiling=compiling)
-        takes = instruction.seconds if isinstance(instruction, Run) else 0.0
-        if group and (records is None or (threads > 1 and seconds + takes > LONGEST_S)):
-            found.append(_segment(group, kernels))
-            group, seconds = [], 0.0
-        if records is not None:
-            group.append((i, records))
-            seconds += takes
+        chains = _chains(i, instruction, kernels, wish) if isinstance(instruction, Run | Assign) else None
+        holds = waits or chains is None or len(chains) == 1
+        takes = instruction.seconds if holds and isinstance(instruction, Run) else 0.0
+        if group and (chains is None or (wish.threads > 1 and held_s + takes > LONGEST_S)):
+            found.append(_segment(group, program, kernels, wish))
+            group, held_s = [], 0.0
+        if chains is not None:
+            group.append((i, chains))
+            held_s += takes
     if group:
-        found.append(_segment(group, kernels))
+        found.append(_segment(group, program, kernels, wish))
     return found
 
 
-def _segment(group: list[tuple[int, Records]], kernels: Kernels) -> Segment:
-    records = [(i, record) for i, group_records in group for record in group_records]
-    return Segment(tuple(i for i, _ in group), _Call(records, kernels))
+def _chains(i: int, instruction: Run | Assign, kernels: Kernels, wish: Wish) -> Chains | None:
+    """What does an instruction; None where only Python can."""
+    parts = wish.threads
+    if i not in wish.cut:
+        seconds = instruction.seconds if isinstance(instruction, Run) and kernels.work(i) in CUT else 0.0
+        parts = min(parts, 1 + int(seconds / CUT_S))
+    return kernels.chains(i, parts, compiling=wish.compiling)
+
+
+def _segment(group: list[tuple[int, Chains]], program: Program, kernels: Kernels, wish: Wish) -> Segment:
+    taken = [program.instructions[i] for i, _ in group]
+    seconds = sum(x.seconds for x in taken if isinstance(x, Run))
+    shared = wish.threads > 1 and seconds > SHARED_S and any(len(chains) > 1 for _, chains in group)
+    call = _Call(group, kernels)
+    return Segment(tuple(i for i, _ in group), wish.threads if shared else 1, call.begin, call)
 
 
 class _Call:
     """All records of a segment in one call, which releases the GIL."""
 
-    __slots__ = ("_address", "_code", "_count", "_kernels", "_of", "_records", "_run")
+    __slots__ = ("_args", "_kernels", "_of", "_records", "_run", "_state", "_tables")
 
-    def __init__(self, records: list[tuple[int, Record]], kernels: Kernels) -> None:
-        self._of = [i for i, _ in records]
-        self._records = [record for _, record in records]  # their arrays and machine code must stay
-        rows = [(int(r.function.address), int(r.numbers.ctypes.data)) for r in self._records]
-        self._code = np.array(rows, np.int64)
-        self._address, self._count = int(self._code.ctypes.data), len(rows)
+    def __init__(self, group: list[tuple[int, Chains]], kernels: Kernels) -> None:
         self._kernels = kernels
-        self._run: Any = machine_code().run_at
+        self._of: list[int] = []
+        self._records: list[Record] = []  # their arrays and machine code must stay
+        rows: list[tuple[int, int]] = []
+        spans: list[tuple[int, int]] = []
+        for i, chains in group:
+            rows.append((len(spans), len(chains)))
+            for chain in chains:
+                spans.append((len(self._records), len(chain)))
+                self._records += chain
+                self._of += [i] * len(chain)
+        code = [(int(r.function.address), int(r.numbers.ctypes.data)) for r in self._records]
+        self._tables = tuple(np.array(table, np.int64) for table in (rows, spans, code))
+        self._state = np.zeros(1 + 2 * len(rows), np.int64)
+        at = [int(table.ctypes.data) for table in (*self._tables, self._state)]
+        self._args = (at[0], len(rows), *at[1:], _give_way())
+        self._run: Any = machine_code().run_rows
+
+    def begin(self) -> None:
+        self._state.fill(0)
 
     def __call__(self) -> None:
-        failed = self._run(self._address, self._count)
+        failed = self._run(*self._args)
         if failed >= 0:
             self._explain(self._of[failed])
 
@@ -86,3 +133,10 @@ class _Call:
         except Exception as error:
             raise self._kernels.error(i, error) from error
         raise self._kernels.error(i, KernelError("machine code refused what the Python kernel takes"))
+
+
+@lru_cache(maxsize=1)
+def _give_way() -> int:
+    """The address of sched_yield; 0 where there is none."""
+    function = getattr(ctypes.CDLL(None), "sched_yield", None)
+    return (ctypes.cast(function, ctypes.c_void_p).value or 0) if function is not None else 0
