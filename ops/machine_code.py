@@ -16,7 +16,6 @@ from numba.core import cgutils
 # Numba's annotations do not know signatures and intrinsics.
 types: Any = numba.types
 cfunc: Any = numba.cfunc
-njit: Any = numba.njit
 intrinsic: Any = numba.extending.intrinsic
 
 SIGNATURE = types.int64(types.CPointer(types.int64))
@@ -34,7 +33,7 @@ def _caster(element: Any) -> Any:
 
 
 f32_at, f64_at, i32_at, i64_at = (_caster(t) for t in (types.float32, types.float64, types.int32, types.int64))
-POINTERS = {"f32": f32_at, "f64": f64_at, "i32": i32_at, "i64": i64_at}
+POINTERS = {"f32": f32_at, "f64": f64_at, "i32": i32_at, "i64": i64_at, "bool": _caster(types.boolean)}
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -73,30 +72,24 @@ def _gemm(typing: Any, function: Any, a: Any) -> Any:
     return types.none(types.int64, types.CPointer(types.int64)), make
 
 
-@njit(types.int64(types.CPointer(types.int64), types.int64), nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def run(code: Any, count: int) -> int:
+@cfunc(types.int64(types.int64, types.int64), error_model="numpy")  # type: ignore[untyped-decorator]
+def run_at(address: int, count: int) -> int:
     """Run kernels, each an address and the address of its arguments; the number of the one that failed, or -1."""
+    code = i64_at(address)
     for i in range(count):
         if _call(code[2 * i], code[2 * i + 1]):
             return i
     return -1
 
 
-@njit(types.int64(types.int64, types.int64), nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def run_at(address: int, count: int) -> int:
-    """`run` from an address."""
-    done: int = run(i64_at(address), count)
-    return done
-
-
-@cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@cfunc(SIGNATURE, error_model="numpy")  # type: ignore[untyped-decorator]
 def multiply(a: Any) -> int:
     """cblas_sgemm: its address, then its arguments."""
     _gemm(a[0], a)
     return 0
 
 
-@cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@cfunc(SIGNATURE, error_model="numpy")  # type: ignore[untyped-decorator]
 def add_rows(a: Any) -> int:
     """out[j] = sum over i of x[i, j], f32: rows, columns, x, out."""
     rows, columns, x, out = a[0], a[1], f32_at(a[2]), f32_at(a[3])
@@ -108,7 +101,7 @@ def add_rows(a: Any) -> int:
     return 0
 
 
-@cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@cfunc(SIGNATURE, error_model="numpy")  # type: ignore[untyped-decorator]
 def cross_entropy(a: Any) -> int:
     """The loss of each row of logits, f32: rows, columns, logits, labels (i64), out."""
     rows, columns, x, labels, out = a[0], a[1], f32_at(a[2]), i64_at(a[3]), f32_at(a[4])
@@ -126,7 +119,7 @@ def cross_entropy(a: Any) -> int:
     return 0
 
 
-@cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@cfunc(SIGNATURE, error_model="numpy")  # type: ignore[untyped-decorator]
 def cross_entropy_slope(a: Any) -> int:
     """(softmax - onehot) * dy for each row, f32: rows, columns, logits, labels (i64), dy, out."""
     rows, columns, x, labels, dy, out = a[0], a[1], f32_at(a[2]), i64_at(a[3]), f32_at(a[4]), f32_at(a[5])
@@ -148,6 +141,6 @@ def cross_entropy_slope(a: Any) -> int:
     return 0
 
 
-def compile_kernel(function: Any, *, cached: bool) -> Any:
+def compile_kernel(function: Any) -> Any:
     """A generated kernel: its `address` holds as long as the object."""
-    return cfunc(SIGNATURE, cache=cached, error_model="numpy")(function)
+    return cfunc(SIGNATURE, error_model="numpy")(function)

@@ -19,12 +19,12 @@ import numpy as np
 
 from rainshed.ops.blas import Array, gemm
 from rainshed.ops.broadcast import sum_to
+from rainshed.ops.code_cache import Code, is_cached, kernel_code, text_of
 from rainshed.ops.cuda import merged, steps_of, stretched
 from rainshed.ops.elementwise import ELEMENTWISE, where
 from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.matmul import matmul
-from rainshed.ops.native import is_cached, source_file
 from rainshed.ops.op import Op
 from rainshed.ops.product import matmul_call, product, product_call
 from rainshed.ops.reduce import sum as sum_
@@ -46,7 +46,7 @@ FORMULAS: Final = frozenset(op.formula for name, op in ELEMENTWISE.items() if na
 class Record:
     """One call: `numbers` are the arguments of `function`; `kept` are the arrays behind the addresses among them."""
 
-    function: Any  # of machine_code.py, or made by it
+    function: Code
     numbers: Array
     kept: tuple[Any, ...]
 
@@ -54,6 +54,7 @@ class Record:
 Records = tuple[Record, ...]
 INEXACT: Final = frozenset({"sum", "softmax_cross_entropy", "softmax_cross_entropy_grad"})
 MANY_ROWS: Final = 4096
+LOOP: Final = "loop"
 
 
 def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compiling: bool = True) -> Records | None:
@@ -73,10 +74,13 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
     return rule(attrs, inputs, out, compiling)
 
 
-@lru_cache(maxsize=1)
-def machine_code() -> Any:
-    """The module with what is compiled. It takes a while to load."""
-    return import_module("rainshed.ops.machine_code")
+MODULE: Final = "rainshed.ops.machine_code"
+
+
+@lru_cache(maxsize=64)
+def machine_code(name: str, arity: int = 1) -> Code:
+    """A kernel of `ops/machine_code.py`, which is imported only if the cache on disk does not have it."""
+    return kernel_code(name, text_of(MODULE), lambda: getattr(import_module(MODULE), name), arity=arity)
 
 
 # -- element-wise loops -----------------------------------------------------------------------------------------------
@@ -91,7 +95,7 @@ def _loop(lines: tuple[Line, ...], inputs: list[Array], out: Array, compiling: b
         return None
     outer = np.array([shape[:-1], *(s[:-1] for s in steps)], np.int64)
     loop = Loop(tuple(types[:-1]), types[-1], inner, lines)
-    if not compiling and not is_cached(loop.source()):
+    if not compiling and not is_cached(LOOP, _built_from(loop)):
         return None
     function = _compiled(loop)
     numbers = [math.prod(shape[:-1]), shape[-1], len(shape) - 1, outer.ctypes.data, *map(_address, (*inputs, out))]
@@ -141,13 +145,16 @@ class Loop:
 
 
 @lru_cache(maxsize=4096)
-def _compiled(loop: Loop) -> Any:
-    code = machine_code()
-    source = loop.source()
-    path = source_file(source)
-    names = {f"{short}_at": at for short, at in code.POINTERS.items()}
-    function = made(source, str(path or "<rainshed kernel>"), **names)
-    return code.compile_kernel(function, cached=path is not None)
+def _compiled(loop: Loop) -> Code:
+    def make() -> Any:
+        code = import_module(MODULE)
+        return code.compile_kernel(made(loop.source(), **{f"{short}_at": at for short, at in code.POINTERS.items()}))
+
+    return kernel_code(LOOP, _built_from(loop), make)
+
+
+def _built_from(loop: Loop) -> str:
+    return f"{loop.source()}\n{text_of(MODULE)}"
 
 
 def _address(x: Array) -> int:
@@ -192,7 +199,7 @@ def _multiplied(step: Any, kept: tuple[Array, ...]) -> Records | None:
     numbers = [ctypes.cast(function, ctypes.c_void_p).value or 0]
     for value in step.args:
         numbers.append(value if isinstance(value, int) else int(np.float32(value).view(np.uint32)))
-    return (Record(machine_code().multiply, np.array(numbers, np.int64), kept),)
+    return (Record(machine_code("multiply"), np.array(numbers, np.int64), kept),)
 
 
 def _matmul(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
@@ -218,7 +225,7 @@ def _sum(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Reco
 def _rows(rows: int, columns: int, x: Array, out: Array) -> Records | None:
     if rows > MANY_ROWS:  # NumPy adds long sums in pairs, which is more exact
         return None
-    return (_record(machine_code().add_rows, (rows, columns), (x, out)),)
+    return (_record(machine_code("add_rows"), (rows, columns), (x, out)),)
 
 
 def _record(kernel: Any, sizes: tuple[int, ...], arrays: tuple[Array, ...]) -> Record:
@@ -229,14 +236,14 @@ def _losses(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> R
     logits, labels = inputs
     if labels.dtype != np.int64 or labels.shape != logits.shape[:-1]:
         return None
-    return (_record(machine_code().cross_entropy, (labels.size, logits.shape[-1]), (logits, labels, out)),)
+    return (_record(machine_code("cross_entropy"), (labels.size, logits.shape[-1]), (logits, labels, out)),)
 
 
 def _slopes(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     logits, labels, dy = inputs
     if labels.dtype != np.int64 or labels.shape != logits.shape[:-1] or dy.shape != labels.shape:
         return None
-    return (_record(machine_code().cross_entropy_slope, (labels.size, logits.shape[-1]), (logits, labels, dy, out)),)
+    return (_record(machine_code("cross_entropy_slope"), (labels.size, logits.shape[-1]), (logits, labels, dy, out)),)
 
 
 Rule = Callable[[Attrs, list[Array], Array, bool], Records | None]

@@ -5,10 +5,11 @@ import pytest
 from laws import f32, f64, i64
 
 from rainshed.ops import CATALOGUE as C
+from rainshed.ops.code_cache import is_cached
 from rainshed.ops.fused import fused
 from rainshed.ops.ir import Graph
 from rainshed.ops.product import matmul_call, product_call
-from rainshed.ops.records import INEXACT, copy_records, is_cached, machine_code, records_of
+from rainshed.ops.records import INEXACT, copy_records, machine_code, records_of
 from rainshed.ops.source import input as input_node
 from rainshed.ops.text import graph_text
 
@@ -21,7 +22,7 @@ def own_cache(tmp_path, monkeypatch):
 
 def run(records):
     code = np.array([(r.function.address, r.numbers.ctypes.data) for r in records], np.int64)
-    return machine_code().run_at(code.ctypes.data, len(records))
+    return machine_code("run_at", 2).call(code.ctypes.data, len(records))
 
 
 def check(op, arrays, **attrs):
@@ -123,4 +124,4 @@ def test_without_compiling_only_what_the_cache_has():
     assert records_of(C["negative"], {}, [x], out, compiling=False) is None
     assert records_of(C["negative"], {}, [x], out) is not None
     assert records_of(C["negative"], {}, [x], out, compiling=False) is not None
-    assert not is_cached("def kernel(a):\n    return 0\n")
+    assert not is_cached("loop", "def kernel(a):\n    return 0\n")
