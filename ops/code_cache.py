@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import hashlib
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -51,16 +52,17 @@ def kernel_code(name: str, source: str, make: Callable[[], Any], *, arity: int =
     make    gives the kernel as a function compiled by Numba's `cfunc`, with `arity` arguments that are addresses or int64
     """
     symbol, linker = _symbol(name, source), _linker()
-    address, kept = linker.address(symbol, None), linker
-    if address is None:
-        made = make()
-        code = _object_of(made, symbol)
-        if code is None:
-            return Code(made.address, _callable(made.address, arity), made)
-        _write(_path(symbol), code)
-        address = linker.address(symbol, code)
-        assert address is not None
-    return Code(address, _callable(address, arity), kept)
+    with linker.making:  # Numba compiles one function at a time anyway
+        address = linker.address(symbol, None)
+        if address is None:
+            made = make()
+            code = _object_of(made, symbol)
+            if code is None:
+                return Code(made.address, _callable(made.address, arity), made)
+            _write(_path(symbol), code)
+            address = linker.address(symbol, code)
+    assert address is not None
+    return Code(address, _callable(address, arity), linker)
 
 
 def is_cached(name: str, source: str) -> bool:
@@ -123,6 +125,7 @@ class _Linker:
     """Object files in the memory of this process, where they stay."""
 
     engine: Any
+    making: threading.RLock = field(default_factory=threading.RLock)  # who makes what is not there yet
     lock: threading.Lock = field(default_factory=threading.Lock)
     found: dict[str, int] = field(default_factory=dict)
 
@@ -146,7 +149,7 @@ def _linker() -> _Linker:
 
 
 def _target() -> Any:
-    """As Numba's own, so that what it compiled can be linked."""
+    """As Numba's own, so that what it compiled can be linked. A new one each time: an engine takes its own with it."""
     triple = _llvm().Target.from_default_triple()
     name, features = cpu()
     reloc = "static" if triple.name.startswith("x86") else "default"
@@ -156,6 +159,7 @@ def _target() -> Any:
 
 
 # -- from Numba to an object file -------------------------------------------------------------------------------------
+_ARGUMENT: Final = re.compile(r"[(,] ?(ptr|i64)\b")
 _ENTRY: Final = """
 define i64 @{symbol}({arguments}) {{
     %result = alloca i64
@@ -177,11 +181,11 @@ def _object_of(made: Any, symbol: str) -> bytes | None:
     llvm, inner = _llvm(), made.native_name.removeprefix("cfunc.")
     text = made.inspect_llvm()
     try:
-        kinds = [str(a.type) for a in llvm.parse_assembly(text).get_function(made.native_name).arguments]
+        kinds = _ARGUMENT.findall(text[text.index(f"@{made.native_name}(") :].partition(")")[0])
         arguments = ", ".join(f"{kind} %a{i}" for i, kind in enumerate(kinds))
         module = llvm.parse_assembly(text + _ENTRY.format(symbol=symbol, inner=inner, arguments=arguments))
         module.verify()
-    except (RuntimeError, NameError):
+    except (RuntimeError, ValueError):
         return None
     for part in (*module.functions, *module.global_variables):
         if not part.is_declaration and part.name != symbol:

@@ -90,6 +90,7 @@ def test_threads_that_compile_at_once():
     with ThreadPoolExecutor(4) as pool:
         for out in pool.map(lambda factor: scaled(factor, made), [7, 7, 8, 7]):
             assert out[1] in (7, 8) and out[2] == 2 * out[1]
+    assert sorted(made) == [7, 8]
 
 
 @pytest.mark.parametrize("harm", ["empty", "short", "noise", "one bit", "another's"])
