@@ -76,7 +76,7 @@ def test_whole_numbers():
     loop(lambda a, b: C["where"](a < b, a * b, a - b), i64(5, 3), i64(3))
 
 
-@pytest.mark.parametrize(
+REDUCTIONS = pytest.mark.parametrize(
     "op, arrays, attrs",
     (
         ("sum_to", [f32(6, 5)], {"shape": (5,)}),
@@ -91,8 +91,26 @@ def test_whole_numbers():
         ("softmax_cross_entropy_grad", [f32(6, 4), np.arange(6) % 4, f32(6)], {}),
     ),
 )
+
+
+@REDUCTIONS
 def test_reductions_and_products(op, arrays, attrs):
     check(C[op], arrays, **attrs)
+
+
+@REDUCTIONS
+@pytest.mark.parametrize("special", EDGES)
+def test_reductions_and_products_at_the_edges_of_numbers(op, arrays, attrs, special):
+    first = arrays[0].copy()
+    first.flat[first.size // 2] = special
+    check(C[op], [first, *arrays[1:]], **attrs)
+
+
+@REDUCTIONS
+def test_without_records_for_arrays_that_are_not_contiguous(op, arrays, attrs):
+    strided = np.repeat(arrays[0], 2, -1)[..., ::2]
+    node = C[op].make(tuple(input_node(f"x{i}", a.shape, a.dtype) for i, a in enumerate(arrays)), attrs)
+    assert records_of(C[op], node.attrs, [strided, *arrays[1:]], np.zeros(node.shape, np.float32)) is None
 
 
 @pytest.mark.parametrize("label", (-1, 4))
