@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from rainshed.ops.code_cache import Code, kernel_code, text_of
+from rainshed.ops.code_cache import Code, callable_at, kernel_code, text_of
 from rainshed.ops.op import Call
 from rainshed.ops.types import dtype_of
 
@@ -38,12 +38,12 @@ class ArrayKernel:
 
     def __call__(self, *args: Any) -> None:
         numbers = np.array(list(_numbers(self._form, args)), np.int64)
-        self._code.call(_address(numbers))
+        self._code(_address(numbers))
 
     def bind(self, *args: Any) -> Call:
         """A call without arguments, with these arrays, which must stay where they are."""
         numbers = np.array(list(_numbers(self._form, args)), np.int64)
-        return partial(_run, self._code.call, _address(numbers), (numbers, args))
+        return partial(_run, callable_at(self._code.address, 1), _address(numbers), (numbers, args))
 
 
 def array_kernel(name: str, form: Form, source: str, make: Callable[[], Any]) -> ArrayKernel:

@@ -36,8 +36,10 @@ class Code:
     """
 
     address: int
-    call: Callable[..., int]
     kept: object
+
+    def __call__(self, *args: int) -> int:
+        return callable_at(self.address, len(args))(*args)
 
 
 def can_compile() -> bool:
@@ -45,11 +47,11 @@ def can_compile() -> bool:
     return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
-def kernel_code(name: str, source: str, make: Callable[[], Any], *, arity: int = 1) -> Code:
+def kernel_code(name: str, source: str, make: Callable[[], Any]) -> Code:
     """A kernel, from the cache on disk if that has it.
 
     source  all that the machine code depends on, but for versions and the CPU
-    make    gives the kernel as a function compiled by Numba's `cfunc`, with `arity` arguments that are addresses or int64
+    make    gives the kernel as a function compiled by Numba's `cfunc`, whose arguments are addresses or int64
     """
     symbol, linker = _symbol(name, source), _linker()
     with linker.making:  # Numba compiles one function at a time anyway
@@ -58,11 +60,11 @@ def kernel_code(name: str, source: str, make: Callable[[], Any], *, arity: int =
             made = make()
             code = _object_of(made, symbol)
             if code is None:
-                return Code(made.address, _callable(made.address, arity), made)
+                return Code(made.address, made)
             _write(_path(symbol), code)
             address = linker.address(symbol, code)
     assert address is not None
-    return Code(address, _callable(address, arity), linker)
+    return Code(address, linker)
 
 
 def is_cached(name: str, source: str) -> bool:
@@ -93,7 +95,9 @@ def cpu() -> tuple[str, str]:
     return name, features
 
 
-def _callable(address: int, arity: int) -> Callable[..., int]:
+@lru_cache(maxsize=4096)
+def callable_at(address: int, arity: int) -> Callable[..., int]:
+    """A C function of so many 64-bit numbers."""
     return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arity)(address)
 
 

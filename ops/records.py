@@ -77,10 +77,18 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
 MODULE: Final = "rainshed.ops.machine_code"
 
 
-@lru_cache(maxsize=64)
-def machine_code(name: str, arity: int = 1) -> Code:
-    """A kernel of `ops/machine_code.py`, which is imported only if the cache on disk does not have it."""
-    return kernel_code(name, text_of(MODULE), lambda: getattr(import_module(MODULE), name), arity=arity)
+class _MachineCode:
+    """The kernels of `ops/machine_code.py` by name, which is imported only if the cache on disk does not have one."""
+
+    def __getattr__(self, name: str) -> Code:
+        code = kernel_code(name, text_of(MODULE), lambda: getattr(import_module(MODULE), name))
+        setattr(self, name, code)
+        return code
+
+
+@lru_cache(maxsize=1)
+def machine_code() -> Any:
+    return _MachineCode()
 
 
 # -- element-wise loops -----------------------------------------------------------------------------------------------
@@ -199,7 +207,7 @@ def _multiplied(step: Any, kept: tuple[Array, ...]) -> Records | None:
     numbers = [ctypes.cast(function, ctypes.c_void_p).value or 0]
     for value in step.args:
         numbers.append(value if isinstance(value, int) else int(np.float32(value).view(np.uint32)))
-    return (Record(machine_code("multiply"), np.array(numbers, np.int64), kept),)
+    return (Record(machine_code().multiply, np.array(numbers, np.int64), kept),)
 
 
 def _matmul(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
@@ -225,7 +233,7 @@ def _sum(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Reco
 def _rows(rows: int, columns: int, x: Array, out: Array) -> Records | None:
     if rows > MANY_ROWS:  # NumPy adds long sums in pairs, which is more exact
         return None
-    return (_record(machine_code("add_rows"), (rows, columns), (x, out)),)
+    return (_record(machine_code().add_rows, (rows, columns), (x, out)),)
 
 
 def _record(kernel: Any, sizes: tuple[int, ...], arrays: tuple[Array, ...]) -> Record:
@@ -236,14 +244,14 @@ def _losses(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> R
     logits, labels = inputs
     if labels.dtype != np.int64 or labels.shape != logits.shape[:-1]:
         return None
-    return (_record(machine_code("cross_entropy"), (labels.size, logits.shape[-1]), (logits, labels, out)),)
+    return (_record(machine_code().cross_entropy, (labels.size, logits.shape[-1]), (logits, labels, out)),)
 
 
 def _slopes(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     logits, labels, dy = inputs
     if labels.dtype != np.int64 or labels.shape != logits.shape[:-1] or dy.shape != labels.shape:
         return None
-    return (_record(machine_code("cross_entropy_slope"), (labels.size, logits.shape[-1]), (logits, labels, dy, out)),)
+    return (_record(machine_code().cross_entropy_slope, (labels.size, logits.shape[-1]), (logits, labels, dy, out)),)
 
 
 Rule = Callable[[Attrs, list[Array], Array, bool], Records | None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class _Call:
         self._code = np.array(rows, np.int64)
         self._address, self._count = int(self._code.ctypes.data), len(rows)
         self._kernels = kernels
-        self._run = machine_code("run_at", 2).call
+        self._run: Any = machine_code().run_at
 
     def __call__(self) -> None:
         failed = self._run(self._address, self._count)

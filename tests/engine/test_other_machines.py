@@ -1,7 +1,7 @@
 """Machines that have less: narrower vectors, one core, no compiler at all. Everything works there, and gives the same losses.
 
 The network has a kernel of each family: convolutions, also strided, in groups and channel by channel, both pools, locally connected
-layers, products, sums by index, LSTM and GRU. Its steps go on until small kernels are machine code.
+layers, products, sums by index, LSTM and GRU.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ feeds = {
     "label": rng.integers(0, 5, 6).astype(np.int32),
 }
 with rs.Session(graph, rs.Cluster.local(2), backend="threads", strategy="batch") as session:
-    print(json.dumps([float(session.run(feeds)["loss"]) for _ in range(12)]))
+    print(json.dumps([float(session.run(feeds)["loss"]) for _ in range(4)]))
 """
 
 LESS = {

@@ -22,7 +22,7 @@ def own_cache(tmp_path, monkeypatch):
 
 def run(records):
     code = np.array([(r.function.address, r.numbers.ctypes.data) for r in records], np.int64)
-    return machine_code("run_at", 2).call(code.ctypes.data, len(records))
+    return machine_code().run_at(code.ctypes.data, len(records))
 
 
 def check(op, arrays, **attrs):
