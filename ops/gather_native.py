@@ -19,7 +19,7 @@ from rainshed.ops.op import Bind, Call, Types
 from rainshed.ops.sweeps import cuts
 from rainshed.ops.types import TensorType, fixed
 
-Check = Callable[[np.ndarray, int], None]
+Check = Callable[..., None]  # of indices and a size
 FORM: Final = ("f32", "i64", "f32", ints(5), *ints(2))  # of the arguments of _scattered
 
 

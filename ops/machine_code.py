@@ -21,6 +21,11 @@ intrinsic: Any = numba.extending.intrinsic
 SIGNATURE = types.int64(types.CPointer(types.int64))
 
 
+def kernel(signature: Any = SIGNATURE) -> Any:
+    """A function that is compiled when it is asked for: it becomes one without arguments, which gives it compiled."""
+    return lambda function: lambda: cfunc(signature, error_model="numpy")(function)
+
+
 def _caster(element: Any) -> Any:
     @intrinsic  # type: ignore[untyped-decorator]
     def at(typing: Any, address: Any) -> Any:
@@ -72,7 +77,7 @@ def _gemm(typing: Any, function: Any, a: Any) -> Any:
     return types.none(types.int64, types.CPointer(types.int64)), make
 
 
-@cfunc(types.int64(types.int64, types.int64), error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel(types.int64(types.int64, types.int64))  # type: ignore[untyped-decorator]
 def run_at(address: int, count: int) -> int:
     """Run kernels, each an address and the address of its arguments; the number of the one that failed, or -1."""
     code = i64_at(address)
@@ -82,14 +87,14 @@ def run_at(address: int, count: int) -> int:
     return -1
 
 
-@cfunc(SIGNATURE, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel()  # type: ignore[untyped-decorator]
 def multiply(a: Any) -> int:
     """cblas_sgemm: its address, then its arguments."""
     _gemm(a[0], a)
     return 0
 
 
-@cfunc(SIGNATURE, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel()  # type: ignore[untyped-decorator]
 def add_rows(a: Any) -> int:
     """out[j] = sum over i of x[i, j], f32: rows, columns, x, out."""
     rows, columns, x, out = a[0], a[1], f32_at(a[2]), f32_at(a[3])
@@ -101,7 +106,7 @@ def add_rows(a: Any) -> int:
     return 0
 
 
-@cfunc(SIGNATURE, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel()  # type: ignore[untyped-decorator]
 def cross_entropy(a: Any) -> int:
     """The loss of each row of logits, f32: rows, columns, logits, labels (i64), out."""
     rows, columns, x, labels, out = a[0], a[1], f32_at(a[2]), i64_at(a[3]), f32_at(a[4])
@@ -119,7 +124,7 @@ def cross_entropy(a: Any) -> int:
     return 0
 
 
-@cfunc(SIGNATURE, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel()  # type: ignore[untyped-decorator]
 def cross_entropy_slope(a: Any) -> int:
     """(softmax - onehot) * dy for each row, f32: rows, columns, logits, labels (i64), dy, out."""
     rows, columns, x, labels, dy, out = a[0], a[1], f32_at(a[2]), i64_at(a[3]), f32_at(a[4]), f32_at(a[5])
@@ -143,4 +148,4 @@ def cross_entropy_slope(a: Any) -> int:
 
 def compile_kernel(function: Any) -> Any:
     """A generated kernel: its `address` holds as long as the object."""
-    return cfunc(SIGNATURE, error_model="numpy")(function)
+    return kernel()(function)()

@@ -81,7 +81,7 @@ class _MachineCode:
     """The kernels of `ops/machine_code.py` by name, which is imported only if the cache on disk does not have one."""
 
     def __getattr__(self, name: str) -> Code:
-        code = kernel_code(name, text_of(MODULE), lambda: getattr(import_module(MODULE), name))
+        code = kernel_code(name, text_of(MODULE), lambda: getattr(import_module(MODULE), name)())
         setattr(self, name, code)
         return code
 
