@@ -177,7 +177,7 @@ class Limits:
             if spent >= half:
                 break
             spent, least = spent + own, least + limit
-        return least / spent
+        return least / spent if spent else 0.0  # kernels too short to be measured
 
 
 Bounds = tuple[Limits, Limits]  # of all cores, and of one thread
