@@ -1,10 +1,11 @@
-"""Training steps on this computer beside PyTorch, torch.compile and JAX: five networks, the same weights, alternating.
+"""Training steps on this computer beside PyTorch, torch.compile and JAX: the same networks and weights, alternating.
 
     python -m benchmarks.step [--workloads mlp lstm] [--peers torch torch_compile jax] [--seconds 20] [--first-step] [--json]
 
 Each engine runs each network in a process of its own; the processes take turns, so that what disturbs the computer disturbs
 all. A row holds the median of all steps. `limit_ms` is what the products and convolutions of the step would take at the rate
-of a large product and at the bandwidth of a copy, both measured in the same run. The first losses must agree.
+of a large product and at the bandwidth of a copy, both measured in the same run. `heaviest` is the fraction of such a limit that
+the heaviest kernels reach, those that make up half of all kernels' time, on one thread. The first losses must agree.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import rainshed as rs
 from benchmarks.executor import best_s
-from benchmarks.step_nets import NETS
+from benchmarks.step_all import NETS
 from benchmarks.step_worker import RATE
+from rainshed.compiler.plan import Program, Run
 from rainshed.ops import CATALOGUE
 from rainshed.ops.init import Init
+from rainshed.runtime.measure import measure_kernels
 
 PEERS = ("torch", "torch_compile", "jax")
 ROOT = Path(__file__).parents[1]
@@ -98,7 +102,7 @@ def _draw(net: str, folder: Path, smoke: bool) -> Path:
 
 
 # -- a row ------------------------------------------------------------------------------------------------------------
-def row_of(net: str, names: Sequence[str], arrays: Path, seconds: float, smoke: bool, limits: Limits) -> dict[str, Any]:
+def row_of(net: str, names: Sequence[str], arrays: Path, seconds: float, smoke: bool, bounds: Bounds) -> dict[str, Any]:
     """The medians of all engines. Raises RuntimeError if their first losses differ."""
     engines: dict[str, Engine] = {}
     try:
@@ -117,13 +121,15 @@ def row_of(net: str, names: Sequence[str], arrays: Path, seconds: float, smoke: 
     finally:
         for engine in engines.values():
             engine.close()
+    limits, alone = bounds
     ms = {name: statistics.median(engine.seconds) * 1e3 for name, engine in engines.items()}
     peers = [value for name, value in ms.items() if name != "ours"]
     return {
         "workload": net,
         **{f"{name}_ms": round(ms[name], 4) if name in ms else None for name in ("ours", *PEERS)},
         "ratio": round(ms["ours"] / min(peers), 3) if peers else None,
-        "limit_ms": round(limits.step_ms(net, smoke), 4),
+        "limit_ms": round(limits.step_ms(_program(net, smoke)), 4),
+        "heaviest": round(alone.heaviest(_program(net, smoke), 0.0 if smoke else 1.0), 3),
     }
 
 
@@ -142,34 +148,62 @@ class Limits:
     bytes_per_s: float
 
     @classmethod
-    def measured(cls, smoke: bool) -> Limits:
-        n, seconds = (64, 0.01) if smoke else (2048, 1.5)
+    def measured(cls, smoke: bool, threads: int | None) -> Limits:
+        """With so many threads of a product; None: as many as it takes by itself. A copy has one."""
+        n, seconds = (64, 0.01) if smoke else (2048, 1.0)
         a, b = (np.random.default_rng(i).standard_normal((n, n), np.float32) for i in (0, 1))
         out = np.empty_like(a)
-        product = best_s(lambda: np.matmul(a, b, out=out), seconds)
+        with threadpool_limits(threads, "blas"):
+            product = best_s(lambda: np.matmul(a, b, out=out), seconds)
         source = np.ones(n * n * 8, np.float32)
         target = np.empty_like(source)
         copy = best_s(lambda: np.copyto(target, source), seconds)
         return cls(2 * n**3 / product, 2 * source.nbytes / copy)
 
-    def step_ms(self, net: str, smoke: bool) -> float:
+    def seconds(self, run: Run) -> float:
+        return max(run.flops / self.flops_per_s, run.nbytes / self.bytes_per_s)
+
+    def step_ms(self, program: Program) -> float:
         """All products and convolutions of the step, each at what limits it."""
-        one = NETS[net]
-        plan = rs.compile(one.graph(one.smoke if smoke else one.sizes, RATE), rs.Cluster.local(1))
-        heavy = [r for r in plan.programs[0].instructions if hasattr(r, "op") and CATALOGUE[r.op].work in HEAVY]
-        return sum(max(r.flops / self.flops_per_s, r.nbytes / self.bytes_per_s) for r in heavy) * 1e3
+        runs = [i for i in program.instructions if isinstance(i, Run)]
+        return sum(self.seconds(r) for r in runs if CATALOGUE[r.op].work in HEAVY) * 1e3
+
+    def heaviest(self, program: Program, budget_s: float) -> float:
+        """What fraction of these limits the kernels reach that take most time."""
+        taken = measure_kernels(program, CATALOGUE, budget_s).seconds
+        runs = [(s, self.seconds(i)) for s, i in zip(taken, program.instructions, strict=True) if isinstance(i, Run)]
+        half, spent, least = sum(taken) / 2, 0.0, 0.0
+        for own, limit in sorted(runs, reverse=True):
+            if spent >= half:
+                break
+            spent, least = spent + own, least + limit
+        return least / spent if spent else 0.0  # kernels too short to be measured
+
+
+Bounds = tuple[Limits, Limits]  # of all cores, and of one thread
+
+
+def _program(net: str, smoke: bool) -> Program:
+    one = NETS[net]
+    return rs.compile(one.graph(one.smoke if smoke else one.sizes, RATE), rs.Cluster.local(1)).programs[0]
 
 
 # -- the first step ---------------------------------------------------------------------------------------------------
 def first_step(net: str, names: Sequence[str], arrays: Path, smoke: bool) -> dict[str, Any]:
-    """Seconds of a whole process that takes one step: ours with an empty cache and a full one, and the peers'."""
+    """Seconds of a whole process that takes one step: ours with an empty cache and a full one, and the peers'.
+
+    Python's bytecode of all of them is there, as an installer leaves it.
+    """
     with tempfile.TemporaryDirectory() as cache:
         places = {"XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": f"{cache}/torch"}
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment = {**kept, **places}
+        subprocess.run([sys.executable, "-c", "import benchmarks.step_ours"], cwd=ROOT, env=environment, check=True)
 
         def once(name: str) -> float:
             began = time.perf_counter()
             line = _command(name, net, arrays, smoke, "--once")
-            subprocess.run(line, cwd=ROOT, env={**os.environ, **places}, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(line, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
             return round(time.perf_counter() - began, 2)
 
         found = {"workload": net, "cold_s": once("ours"), "warm_s": min(once("ours") for _ in range(3))}
@@ -187,18 +221,18 @@ def main() -> None:
     args = parser.parse_args()
     peers = args.peers if args.peers is not None else () if args.smoke else PEERS
     names = ["ours", *peers]
-    limits = Limits.measured(args.smoke)
+    bounds = Limits.measured(args.smoke, None), Limits.measured(args.smoke, 1)
     found: dict[str, Any] = {"rows": [], "first_step": []}
     with tempfile.TemporaryDirectory() as folder:
         for net in args.workloads:
             arrays = _draw(net, Path(folder), args.smoke)
-            found["rows"].append(row_of(net, names, arrays, 0.0 if args.smoke else args.seconds, args.smoke, limits))
+            found["rows"].append(row_of(net, names, arrays, 0.0 if args.smoke else args.seconds, args.smoke, bounds))
             if args.first_step and net in FIRST:
                 found["first_step"].append(first_step(net, names, arrays, args.smoke))
     if args.json:
         print(json.dumps(found))
         return
-    print(f"product {limits.flops_per_s / 1e9:.0f} GFLOP/s, copy {limits.bytes_per_s / 1e9:.1f} GB/s")
+    print(f"product {bounds[0].flops_per_s / 1e9:.0f} GFLOP/s, copy {bounds[0].bytes_per_s / 1e9:.1f} GB/s")
     for table in found.values():
         for row in table:
             print("  ".join(f"{key} {'-' if value is None else value}" for key, value in row.items()))

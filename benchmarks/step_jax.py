@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from benchmarks import step_shapes_jax
+from benchmarks.step_all import NETS
+
 Values = dict[str, jax.Array]
 Arrays = Mapping[str, np.ndarray]
 IMAGES = ("NHWC", "HWIO", "NHWC")
@@ -16,12 +19,13 @@ IMAGES = ("NHWC", "HWIO", "NHWC")
 
 def make_step(net: str, arrays: Arrays, rate: float) -> Callable[[], float]:
     """A function that takes one step of SGD and gives the loss before it."""
-    x, labels = jnp.asarray(arrays["x"]), jnp.asarray(arrays["labels"])
+    x, labels = jnp.asarray(arrays["x"]), jnp.asarray(arrays.get("labels", arrays["x"]))
     state = {"params": {name: jnp.asarray(a) for name, a in arrays.items() if name not in ("x", "labels")}}
-    logits_of = LOGITS[net]
 
     def loss_of(params: Values, x: jax.Array, labels: jax.Array) -> jax.Array:
-        rows = jax.nn.log_softmax(logits_of(params, x))
+        if net in step_shapes_jax.LOSSES:
+            return step_shapes_jax.LOSSES[net](params, x)
+        rows = jax.nn.log_softmax(LOGITS[net](params, x))
         return -jnp.mean(jnp.take_along_axis(rows, labels[..., None], axis=-1))
 
     def update(params: Values, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Values]:
@@ -35,7 +39,8 @@ def make_step(net: str, arrays: Arrays, rate: float) -> Callable[[], float]:
         jax.block_until_ready(state["params"])
         return float(loss)
 
-    return step
+    evaluate = jax.jit(loss_of)
+    return step if NETS[net].trains else lambda: float(evaluate(state["params"], x, labels))
 
 
 def _dense(p: Values, name: str, x: jax.Array) -> jax.Array:
@@ -97,4 +102,5 @@ LOGITS: Mapping[str, Callable[[Values, jax.Array], jax.Array]] = {
     "convnet": _convnet,
     "lstm": _lstm,
     "local": _local,
+    **step_shapes_jax.LOGITS,
 }

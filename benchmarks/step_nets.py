@@ -24,18 +24,23 @@ class Net:
     sizes  name -> number; "batch" among them
     build  sizes -> loss, over the inputs x and labels
     draw   (random generator, sizes) -> the arrays to feed
+    trains  whether a step is one of SGD; else it gives the value of what `build` makes, and no more
     """
 
     sizes: Mapping[str, int]
     smoke: Mapping[str, int]
     build: Callable[[Mapping[str, int]], Node]
     draw: Callable[[np.random.Generator, Mapping[str, int]], Arrays]
+    trains: bool = True
 
     def graph(self, sizes: Mapping[str, int], rate: float) -> Graph:
+        if not self.trains:
+            return rs.graph(outputs={"loss": self.build(sizes)}).bind(batch=sizes["batch"])
         return rs.graph(loss=self.build(sizes), optimizer=rs.SGD(rate)).bind(batch=sizes["batch"])
 
 
-def _loss(logits: Node, labels: Node) -> Node:
+def loss_of(logits: Node, labels: Node) -> Node:
+    """The mean cross-entropy."""
     return rs.mean(rs.softmax_cross_entropy(logits, labels))
 
 
@@ -43,14 +48,14 @@ def _speech(s: Mapping[str, int]) -> Node:
     h = rs.input("x", (None, s["window"]))
     for _ in range(4):
         h = rs.layers.dense(h, s["units"], activation=rs.sigmoid)
-    return _loss(rs.layers.dense(h, s["classes"]), rs.input("labels", (None,), "int64"))
+    return loss_of(rs.layers.dense(h, s["classes"]), rs.input("labels", (None,), "int64"))
 
 
 def _mlp(s: Mapping[str, int]) -> Node:
     h = rs.input("x", (None, s["features"]))
     for _ in range(2):
         h = rs.layers.dense(h, s["units"], activation=rs.relu)
-    return _loss(rs.layers.dense(h, s["classes"]), rs.input("labels", (None,), "int64"))
+    return loss_of(rs.layers.dense(h, s["classes"]), rs.input("labels", (None,), "int64"))
 
 
 def _convnet(s: Mapping[str, int]) -> Node:
@@ -58,35 +63,36 @@ def _convnet(s: Mapping[str, int]) -> Node:
     for filters, size in ((s["filters"], 5), (2 * s["filters"], 5), (2 * s["filters"], 3)):
         h = rs.layers.max_pool2d(rs.layers.conv2d(h, filters, size, activation=rs.relu), 2)
     h = rs.layers.dense(rs.layers.flatten(h), s["units"], activation=rs.relu)
-    return _loss(rs.layers.dense(h, s["classes"]), rs.input("labels", (None,), "int64"))
+    return loss_of(rs.layers.dense(h, s["classes"]), rs.input("labels", (None,), "int64"))
 
 
 def _lstm(s: Mapping[str, int]) -> Node:
     x = rs.input("x", (None, s["steps"], s["features"]))
     h = rs.layers.lstm(x, s["units"], layers=2, return_sequences=True)
-    return _loss(rs.layers.dense(h, s["classes"]), rs.input("labels", (None, s["steps"]), "int64"))
+    return loss_of(rs.layers.dense(h, s["classes"]), rs.input("labels", (None, s["steps"]), "int64"))
 
 
 def _local(s: Mapping[str, int]) -> Node:
     x = rs.input("x", (None, s["edge"], s["edge"], 3))
     h = rs.layers.max_pool2d(rs.layers.local2d(x, s["filters"], s["field"], activation=rs.tanh), 2)
-    return _loss(rs.layers.dense(rs.layers.flatten(h), s["classes"]), rs.input("labels", (None,), "int64"))
+    return loss_of(rs.layers.dense(rs.layers.flatten(h), s["classes"]), rs.input("labels", (None,), "int64"))
 
 
 def _vectors(name: str) -> Callable[[np.random.Generator, Mapping[str, int]], Arrays]:
-    return lambda random, s: _drawn(random, (s["batch"], s[name]), (s["batch"],), s["classes"])
+    return lambda random, s: drawn(random, (s["batch"], s[name]), (s["batch"],), s["classes"])
 
 
 def _images(random: np.random.Generator, s: Mapping[str, int]) -> Arrays:
-    return _drawn(random, (s["batch"], s["edge"], s["edge"], 3), (s["batch"],), s["classes"])
+    return drawn(random, (s["batch"], s["edge"], s["edge"], 3), (s["batch"],), s["classes"])
 
 
 def _frames(random: np.random.Generator, s: Mapping[str, int]) -> Arrays:
     frames = (s["batch"], s["steps"])
-    return _drawn(random, (*frames, s["features"]), frames, s["classes"])
+    return drawn(random, (*frames, s["features"]), frames, s["classes"])
 
 
-def _drawn(random: np.random.Generator, shape: tuple[int, ...], labelled: tuple[int, ...], classes: int) -> Arrays:
+def drawn(random: np.random.Generator, shape: tuple[int, ...], labelled: tuple[int, ...], classes: int) -> Arrays:
+    """A batch x of this shape, with labels."""
     return {"x": random.standard_normal(shape, np.float32), "labels": random.integers(0, classes, labelled)}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 import rainshed as rs
-from benchmarks.step_nets import NETS
+from benchmarks.step_all import NETS
 
 
 def make_step(net: str, arrays: Mapping[str, np.ndarray], rate: float, *, smoke: bool) -> Callable[[], float]:
@@ -15,5 +15,5 @@ def make_step(net: str, arrays: Mapping[str, np.ndarray], rate: float, *, smoke:
     one = NETS[net]
     session = rs.Session(one.graph(one.smoke if smoke else one.sizes, rate))
     session.set_variables({name: a for name, a in arrays.items() if name not in ("x", "labels")})
-    feeds = {name: arrays[name] for name in ("x", "labels")}
+    feeds = {name: arrays[name] for name in ("x", "labels") if name in arrays}
     return lambda: float(session.run(feeds)["loss"])

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks import step_shapes_torch
+from benchmarks.step_all import NETS
+
 Tensors = dict[str, torch.Tensor]
 Loss = Callable[[Tensors, torch.Tensor, torch.Tensor], torch.Tensor]
 Arrays = Mapping[str, np.ndarray]
@@ -15,17 +18,21 @@ Arrays = Mapping[str, np.ndarray]
 
 def make_step(net: str, arrays: Arrays, rate: float, *, compiled: bool) -> Callable[[], float]:
     """A function that takes one step of SGD and gives the loss before it."""
-    x, labels = torch.from_numpy(arrays["x"].copy()), torch.from_numpy(arrays["labels"].copy())
+    x, labels = (torch.from_numpy(arrays[name].copy()) for name in ("x", "labels" if "labels" in arrays else "x"))
     if x.ndim == 4:
         x = x.permute(0, 3, 1, 2).contiguous()
     weights = {name: a for name, a in arrays.items() if name not in ("x", "labels")}
-    params = {name: torch.from_numpy(a) for name, a in _FORMS.get(net, dict)(weights).items()}
+    params = {name: torch.from_numpy(a) for name, a in _FORMS.get(net, step_shapes_torch.form)(weights).items()}
     for tensor in params.values():
         tensor.requires_grad_()
-    loss_of = _lstm(params) if net == "lstm" else LOSSES[net]
+    loss_of = LAYERS[net](params) if net in LAYERS else LOSSES[net]
     run = torch.compile(loss_of) if compiled else loss_of
     trained = [p for name, p in params.items() if not name.endswith("/zero")]
     optimizer = torch.optim.SGD(trained, lr=rate)
+
+    def evaluate() -> float:
+        with torch.inference_mode():
+            return run(params, x, labels).item()
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -34,7 +41,7 @@ def make_step(net: str, arrays: Arrays, rate: float, *, compiled: bool) -> Calla
         optimizer.step()
         return loss.item()
 
-    return step
+    return step if NETS[net].trains else evaluate
 
 
 def _dense(p: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -120,9 +127,19 @@ def _local_form(weights: Arrays) -> dict[str, np.ndarray]:
     return {**weights, "local2d/w": flat.copy(), "local2d/b": b.reshape(-1, 1, filters).copy(), "dense/w": dense}
 
 
-LOSSES: Mapping[str, Loss] = {"speech": _speech, "mlp": _mlp, "convnet": _convnet, "local": _local}
+LOSSES: Mapping[str, Loss] = {
+    "speech": _speech,
+    "mlp": _mlp,
+    "convnet": _convnet,
+    "local": _local,
+    **step_shapes_torch.LOSSES,
+}
+LAYERS: Mapping[str, Callable[[Tensors], Loss]] = {"lstm": _lstm, "gru": step_shapes_torch.gru}
 _FORMS: Mapping[str, Callable[[Arrays], dict[str, np.ndarray]]] = {
     "convnet": _convnet_form,
     "lstm": _lstm_form,
     "local": _local_form,
+    "speech": dict,
+    "mlp": dict,
+    "gru": dict,
 }

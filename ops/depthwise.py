@@ -9,20 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from rainshed.ops.array_kernel import INTS_2D, ArrayKernel, array_kernel, ints
+from rainshed.ops.code_cache import can_compile, text_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.launch import bound
 from rainshed.ops.op import Bind, Call, Types
 from rainshed.ops.sweeps import cuts
-from rainshed.ops.taps import Taps
+from rainshed.ops.taps import LOOPS, Taps
 from rainshed.ops.types import TensorType, fixed
 from rainshed.ops.vector import Array, address_intrinsic
 from rainshed.ops.window import Pair, Window, lows, two_windows
 
-FLOATS, SPANS = "float32[::1]", "int64[:, ::1]"
+FORM: Final = ("f32", "f32", "f32", INTS_2D, INTS_2D, ints(9), *ints(2))  # of the arguments of _products
 
 
 def _emit(
@@ -88,15 +90,15 @@ def _products(a, b, out, rows, columns, n, first, last):  # type: ignore[no-unty
 
 
 @lru_cache(maxsize=1)
-def compiled() -> Callable[..., None] | None:
+def compiled() -> ArrayKernel | None:
     """The loop, compiled; it releases the GIL. None with NUMBA_DISABLE_JIT=1."""
-    numba = import_module("numba")
-    if numba.config.DISABLE_JIT:
+    if not can_compile():
         return None
-    own = bound(_products, address=address_intrinsic(), added=_intrinsic())
-    signature = f"void({FLOATS}, {FLOATS}, {FLOATS}, {SPANS}, {SPANS}, UniTuple(int64, 9), int64, int64)"
-    made: Callable[..., None] = numba.njit(signature, nogil=True, error_model="numpy", cache=True)(own)
-    return made
+    return array_kernel("taps", FORM, text_of(__name__, *LOOPS), _bound_products)
+
+
+def _bound_products() -> Callable[..., None]:
+    return bound(_products, address=address_intrinsic(), added=_intrinsic())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,9 @@ class Plan:
     columns: Array
     n: tuple[int, ...]
 
-    def bind(self, run: Callable[..., None], operands: tuple[Array, ...], pieces: int) -> list[Call]:
+    def bind(self, run: ArrayKernel, operands: tuple[Array, ...], pieces: int) -> list[Call]:
         flat = [operand.reshape(-1) for operand in operands]
-        return [partial(run, *flat, self.rows, self.columns, self.n, *span) for span in cuts(len(self.rows), pieces)]
+        return [run.bind(*flat, self.rows, self.columns, self.n, *span) for span in cuts(len(self.rows), pieces)]
 
 
 def _spans(found: list[list[tuple[int, int]]], a_step: int, b_step: int) -> Array:
@@ -120,7 +122,9 @@ def _spans(found: list[list[tuple[int, int]]], a_step: int, b_step: int) -> Arra
 
 def _seen(window: Window, size: int, count: int) -> list[list[tuple[int, int]]]:
     """Of each window: (position, tap)."""
-    at = [[(o * window.stride - window.low + t * window.dilation, t) for t in range(window.kernel)] for o in range(count)]
+    at = [
+        [(o * window.stride - window.low + t * window.dilation, t) for t in range(window.kernel)] for o in range(count)
+    ]
     return [[(i, t) for i, t in pairs if 0 <= i < size] for pairs in at]
 
 

@@ -6,12 +6,14 @@ An index outside its axis is refused with DataError, negative ones too: they are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.errors import DataError, DTypeError, ShapeError
+from rainshed.ops.gather_native import added
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.layout import one_axis
 from rainshed.ops.op import NUMBERS, REQUIRED, Cost, Op, Tile, Types, op
@@ -201,6 +203,7 @@ scatter_add: Op = op(
     grad=_scatter_grad,
     cost=lambda types, output, attrs: Cost(types[0].size),
     cpu=_scatter_cpu,
+    native=lambda types, output, attrs: added(partial(check_indices, "scatter_add"), types, output, attrs),
     doc="Zeros with `size` positions along one axis, plus the values at their indices: the gradient of take.",
 )
 

@@ -27,6 +27,11 @@ SPINS = 2000  # looks at what another thread does before it may have the core: s
 SIGNATURE = types.int64(types.CPointer(types.int64))
 
 
+def kernel(signature: Any = SIGNATURE) -> Any:
+    """A function that is compiled when it is asked for: it becomes one without arguments, which gives it compiled."""
+    return lambda function: lambda: cfunc(signature, error_model="numpy")(function)
+
+
 def _caster(element: Any) -> Any:
     @intrinsic  # type: ignore[untyped-decorator]
     def at(typing: Any, address: Any) -> Any:
@@ -39,7 +44,7 @@ def _caster(element: Any) -> Any:
 
 
 f32_at, f64_at, i32_at, i64_at = (_caster(t) for t in (types.float32, types.float64, types.int32, types.int64))
-POINTERS = {"f32": f32_at, "f64": f64_at, "i32": i32_at, "i64": i64_at}
+POINTERS = {"f32": f32_at, "f64": f64_at, "i32": i32_at, "i64": i64_at, "bool": _caster(types.boolean)}
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -137,7 +142,7 @@ def _yield_to(typing: Any, function: Any) -> Any:
     return types.int64(types.int64), make
 
 
-@njit(types.int64(*[types.int64] * 6), nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel(types.int64(*[types.int64] * 6))  # type: ignore[untyped-decorator]
 def run_rows(rows: int, count: int, chains: int, code: int, state: int, give_way: int) -> int:
     """Do the rows of a segment, together with whoever else is called with the same state; the record that failed, or -1.
 
@@ -173,14 +178,14 @@ def run_rows(rows: int, count: int, chains: int, code: int, state: int, give_way
     return LAST - found if found else -1
 
 
-@cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel()  # type: ignore[untyped-decorator]
 def multiply(a: Any) -> int:
     """cblas_sgemm: its address, then its arguments."""
     _gemm(a[0], a)
     return 0
 
 
-@cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel()  # type: ignore[untyped-decorator]
 def add_rows(a: Any) -> int:
     """out[j] = sum over i of x[i, j], f32: rows, columns, x, out."""
     rows, columns, x, out = a[0], a[1], f32_at(a[2]), f32_at(a[3])
@@ -268,14 +273,14 @@ def _pairwise(address: int, n: int) -> Any:
     return total
 
 
-@cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel()  # type: ignore[untyped-decorator]
 def add_all(a: Any) -> int:
     """out[0] = sum of x, f32: how many, 1, x, out."""
     f32_at(a[3])[0] = _pairwise(a[2], a[0])
     return 0
 
 
-@cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel()  # type: ignore[untyped-decorator]
 def cross_entropy(a: Any) -> int:
     """The loss of each row of logits, f32: rows, columns, logits, labels (i64), out."""
     rows, columns, x, labels, out = a[0], a[1], f32_at(a[2]), i64_at(a[3]), f32_at(a[4])
@@ -289,7 +294,7 @@ def cross_entropy(a: Any) -> int:
     return 0
 
 
-@cfunc(SIGNATURE, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernel()  # type: ignore[untyped-decorator]
 def cross_entropy_slope(a: Any) -> int:
     """(softmax - onehot) * dy for each row, f32: rows, columns, logits, labels (i64), dy, out."""
     rows, columns, x, labels, dy, out = a[0], a[1], f32_at(a[2]), i64_at(a[3]), f32_at(a[4]), f32_at(a[5])
@@ -304,6 +309,6 @@ def cross_entropy_slope(a: Any) -> int:
     return 0
 
 
-def compile_kernel(function: Any, *, cached: bool) -> Any:
+def compile_kernel(function: Any) -> Any:
     """A generated kernel: its `address` holds as long as the object."""
-    return cfunc(SIGNATURE, cache=cached, error_model="numpy")(function)
+    return kernel()(function)()

@@ -1,34 +1,24 @@
 """Compiled kernels on the CPU: those that an op brings, and fused element-wise ops as loops by Numba, from the formulas that
 also make the kernels for CUDA.
 
-A loop is compiled once per body and pattern of shapes. Its source is written to the user's cache folder, where Numba keeps the
-machine code beside it, so that the next process does not compile it again.
+A loop is compiled once per body and pattern of shapes; its machine code is kept on disk (see `ops/code_cache.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache, partial
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 
+from rainshed.ops.array_kernel import ArrayKernel, array_kernel, ints
 from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.op import Call, Op
-from rainshed.ops.scalar import Loop, loop_of, made
+from rainshed.ops.scalar import STEPS, Loop, loop_of, made
 from rainshed.ops.types import TensorType, dtype_of
 
 HEADER = "for i in range(n):"
-
-
-def can_compile() -> bool:
-    """Whether Numba may compile in this process."""
-    return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
 def native_calls(op: Op, operands: tuple[np.ndarray, ...], attrs: Attrs, pieces: int = 1) -> list[Call]:
@@ -55,45 +45,19 @@ def native_call(body: str, *operands: np.ndarray) -> Callable[[], object]:
     loop, numbers = loop_of(types[:-1], types[-1], lines_of(body))
     if not out.size:
         return lambda: None
-    return partial(compiled(loop), *(x.reshape(-1) for x in inputs), out.reshape(-1), *numbers)
+    kernel = compiled(loop, len(numbers[1]) if len(numbers) > 1 else 0)
+    return kernel.bind(*(x.reshape(-1) for x in inputs), out.reshape(-1), *numbers)
 
 
 @lru_cache(maxsize=4096)
-def compiled(loop: Loop) -> Callable[..., None]:
-    """The loop as machine code that releases the GIL; float errors give inf and NaN, as in NumPy."""
-    numba = import_module("numba")
+def compiled(loop: Loop, axes: int) -> ArrayKernel:
+    """The loop as machine code; float errors give inf and NaN, as in NumPy. `axes`: of the shape that its numbers hold."""
     source = loop.source(HEADER)
-    path = source_file(source)
-    found: Callable[..., None]
-    if path is None:
-        found = numba.njit(nogil=True, error_model="numpy")(made(source))
-    else:
-        found = numba.njit(nogil=True, error_model="numpy", cache=True)(made(source, str(path)))
-    return found
+    strided = ((ints(axes),) * (1 + loop.reads.count(STEPS))) if STEPS in loop.reads else ()
+    form = (*(t.short for t in loop.inputs), loop.lines[-1].dtype.short, "n", *strided)
+    return array_kernel("element_loop", form, source, lambda: made(source))
 
 
 def plain_loop(loop: Loop) -> Callable[..., None]:
     """The same loop as plain Python."""
     return made(loop.source(HEADER))
-
-
-def is_cached(source: str) -> bool:
-    """Whether the cache on disk holds machine code of this source."""
-    path = source_file(source)
-    return path is not None and any((path.parent / "__pycache__").glob(f"{path.stem}.*.nbc"))
-
-
-def source_file(source: str) -> Path | None:
-    """The file of the cache that holds this source; None where there is no place to write it."""
-    name = hashlib.blake2b(source.encode(), digest_size=12).hexdigest()
-    base = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
-    path = Path(base) / "rainshed" / "kernels" / f"k{name}.py"
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-                file.write(source)
-            Path(file.name).replace(path)
-    except (OSError, RuntimeError):
-        return None
-    return path

@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from rainshed.ops.array_kernel import ArrayKernel, Form, array_kernel, ints
+from rainshed.ops.code_cache import can_compile, text_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.launch import bound
 from rainshed.ops.op import Bind, Call, Types
 from rainshed.ops.sweeps import cuts
-from rainshed.ops.taps import Taps
+from rainshed.ops.taps import LOOPS, Taps
 from rainshed.ops.types import TensorType, fixed
 from rainshed.ops.vector import Array, address_intrinsic
 from rainshed.ops.window import lows
 
-FLOATS, SIZES = "float32[::1]", "UniTuple(int64, 11)"
+SIZES: Final = ints(11)
 Emit = Callable[..., None]
 
 
@@ -144,7 +146,8 @@ def _won(x, dy, out, n, inside, first, last):  # type: ignore[no-untyped-def]
     height, width, rows, columns, channels, tall, wide, down, across, top, left = n
     low, high, start, stop = inside
     apart = (stop - start) * channels
-    out[first * (high - low) * apart : last * (high - low) * apart] = 0
+    for i in range(first * (high - low) * apart, last * (high - low) * apart):
+        out[i] = 0
     for i in range(last * rows - 1, first * rows - 1, -1):  # of windows that share a position, the last adds first
         image, row = divmod(i, rows)
         above = max(0, row * down - top)
@@ -161,14 +164,13 @@ def _won(x, dy, out, n, inside, first, last):  # type: ignore[no-untyped-def]
 
 # -- compiled ---------------------------------------------------------------------------------------------------------
 @lru_cache(maxsize=8)
-def compiled(function: Callable[..., None], signature: str) -> Callable[..., None] | None:
+def compiled(function: Callable[..., None], form: Form) -> ArrayKernel | None:
     """The function, compiled; it releases the GIL. None with NUMBA_DISABLE_JIT=1."""
-    numba = import_module("numba")
-    if numba.config.DISABLE_JIT:
+    if not can_compile():
         return None
-    own = bound(function, **_intrinsics())
-    made: Callable[..., None] = numba.njit(signature, nogil=True, error_model="numpy", cache=True)(own)
-    return made
+    return array_kernel(
+        function.__name__[1:], form, text_of(__name__, *LOOPS), lambda: bound(function, **_intrinsics())
+    )
 
 
 def _usable(types: Types, output: TensorType) -> bool:
@@ -179,16 +181,16 @@ def _sizes(read: tuple[int, ...], written: tuple[int, ...], attrs: Attrs, low: t
     return (*read[1:3], *written[1:3], read[3], *attrs["size"], *attrs["stride"], *low)
 
 
-def _bound(run: Callable[..., None], rest: tuple[Any, ...], operands: tuple[Array, ...], pieces: int) -> list[Call]:
+def _bound(run: ArrayKernel, rest: tuple[Any, ...], operands: tuple[Array, ...], pieces: int) -> list[Call]:
     flat = [operand.reshape(-1) for operand in operands]
-    return [partial(run, *flat, *rest, *span) for span in cuts(len(operands[0]), pieces)]
+    return [run.bind(*flat, *rest, *span) for span in cuts(len(operands[0]), pieces)]
 
 
 def _pool(types: Types, output: TensorType, attrs: Attrs, greatest: bool) -> Bind | None:
     if not _usable(types, output):
         return None
     forward = "padding" in attrs
-    run = compiled(_pooled if forward else _handed, f"void({FLOATS}, {FLOATS}, {SIZES}, int64, int64, int64)")
+    run = compiled(_pooled if forward else _handed, ("f32", "f32", SIZES, *ints(3)))
     low = lows(attrs["padding"]) if forward else attrs["low"]
     n = _sizes(fixed(types[0].shape), fixed(output.shape), attrs, low)
     return None if run is None else partial(_bound, run, (n, int(greatest)))
@@ -213,6 +215,6 @@ def winners(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
     """The calls of max_pool2d_grad."""
     if not _usable(types, output):
         return None
-    run = compiled(_won, f"void({FLOATS}, {FLOATS}, {FLOATS}, {SIZES}, UniTuple(int64, 4), int64, int64)")
+    run = compiled(_won, ("f32", "f32", "f32", SIZES, ints(4), *ints(2)))
     n = _sizes(fixed(types[0].shape), fixed(types[1].shape), attrs, attrs["low"])
     return None if run is None else partial(_bound, run, (n, (*attrs["inside"][0], *attrs["inside"][1])))

@@ -18,14 +18,13 @@ import numpy as np
 
 from rainshed.ops.blas import Array, gemm
 from rainshed.ops.broadcast import sum_to
+from rainshed.ops.code_cache import Code, is_cached, kernel_code, text_of
 from rainshed.ops.cuda import merged
 from rainshed.ops.elementwise import ELEMENTWISE, where
-from rainshed.ops.exponential import version
 from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.layout import concat_op
 from rainshed.ops.matmul import matmul
-from rainshed.ops.native import is_cached, source_file
 from rainshed.ops.op import Op
 from rainshed.ops.product import FEW, matmul_call, product, product_call
 from rainshed.ops.reduce import sum as sum_
@@ -51,7 +50,7 @@ OWN: Final[Mapping[str | None, str]] = MappingProxyType({ELEMENTWISE[n].formula:
 class Record:
     """One call: `numbers` are the arguments of `function`; `kept` are the arrays behind the addresses among them."""
 
-    function: Any  # of machine_code.py, or made by it
+    function: Code
     numbers: Array
     kept: tuple[Any, ...]
 
@@ -60,6 +59,7 @@ Records = tuple[Record, ...]
 BY_STEPS: Final = frozenset({"product", "matmul", "slice", "unslice", "concat"})  # whose arrays may lie in steps
 SEPARATE: Final = frozenset({"concat", "sum_to"})  # none of their records needs another
 MANY_ROWS: Final = 4096
+LOOP: Final = "loop"
 
 
 def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compiling: bool = True) -> Records | None:
@@ -81,10 +81,22 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
     return rule(attrs, inputs, out, compiling)
 
 
+MODULE: Final = "rainshed.ops.machine_code"
+SOURCES: Final = (MODULE, "rainshed.ops.exponential")  # what kernels are built from
+
+
+class _MachineCode:
+    """The kernels of `ops/machine_code.py` by name, which is imported only if the cache on disk does not have one."""
+
+    def __getattr__(self, name: str) -> Code:
+        code = kernel_code(name, text_of(*SOURCES), lambda: getattr(import_module(MODULE), name)())
+        setattr(self, name, code)
+        return code
+
+
 @lru_cache(maxsize=1)
 def machine_code() -> Any:
-    """The module with what is compiled. It takes a while to load."""
-    return import_module("rainshed.ops.machine_code")
+    return _MachineCode()
 
 
 # -- element-wise loops -----------------------------------------------------------------------------------------------
@@ -97,7 +109,7 @@ def _loop(lines: tuple[Line, ...], inputs: list[Array], out: Array, compiling: b
     shape, *steps = merged(out.shape, *(_steps(x, out.shape) for x in (*inputs, out)))
     outer = np.array([shape[:-1], *(s[:-1] for s in steps)], np.int64)
     loop = Loop(tuple(types[:-1]), types[-1], tuple(s[-1] for s in steps), lines)
-    if not compiling and not is_cached(loop.source()):
+    if not compiling and not is_cached(LOOP, _built_from(loop)):
         return None
     function = _compiled(loop)
     numbers = [math.prod(shape[:-1]), shape[-1], len(shape) - 1, outer.ctypes.data, *map(_address, (*inputs, out))]
@@ -135,8 +147,7 @@ class Loop:
     def source(self) -> str:
         """Arguments: how many rows, elements of a row, axes of rows, their shape and steps, the arrays."""
         count = len(self.inputs)
-        text = [f"# float32 functions {version()}"] if any(line.formula in OWN for line in self.lines) else []
-        text += ["def kernel(a):", "    rows, n, rank, table = a[0], a[1], a[2], i64_at(a[3])"]
+        text = ["def kernel(a):", "    rows, n, rank, table = a[0], a[1], a[2], i64_at(a[3])"]
         for i, t in enumerate((*self.inputs, self.output)):
             text.append(f"    p{i} = {t.short}_at(a[{4 + i}])")
         text += ["    for row in range(rows):", "        rest = row"]
@@ -168,13 +179,18 @@ def _value(line: Line, dtypes: list[DType]) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _compiled(loop: Loop) -> Any:
-    code = machine_code()
-    source = loop.source()
-    path = source_file(source)
-    names = {f"{short}_at": at for short, at in code.POINTERS.items()} | code.NUMBERS
-    function = made(source, str(path or "<rainshed kernel>"), **names)
-    return code.compile_kernel(function, cached=path is not None)
+def _compiled(loop: Loop) -> Code:
+    def make() -> Any:
+        code = import_module(MODULE)
+        return code.compile_kernel(
+            made(loop.source(), **{f"{short}_at": at for short, at in code.POINTERS.items()}, **code.NUMBERS)
+        )
+
+    return kernel_code(LOOP, _built_from(loop), make)
+
+
+def _built_from(loop: Loop) -> str:
+    return f"{loop.source()}\n{text_of(*SOURCES)}"
 
 
 def _address(x: Array) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from rainshed.ops.vector import target_shape
+
+LOOPS: Final = (__name__, "rainshed.ops.vector")  # the modules that loops over taps are built from
 
 
 class Taps:

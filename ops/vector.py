@@ -6,7 +6,7 @@ A tile is a few rows times one or two vectors of columns, which stay in register
 
 Places, runs and targets are tables of offsets, so that windows of an image are read where they lie. Everything here is for
 float32. The plain functions below are compiled, with the names that they see bound to compiled ones, when the first kernel is
-asked for; Numba is not imported before. They stand in one file because Numba's cache on disk looks at a function's own file only.
+asked for and the cache on disk does not have it; Numba is not imported before.
 
 Source  Goto and van de Geijn 2008, doi:10.1145/1356052.1356053; Dukhan 2019, arXiv:1907.02129 (tables of places)
 """
@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from rainshed.ops.array_kernel import INTS_2D, array_kernel, ints
+from rainshed.ops.code_cache import can_compile, cpu, text_of
 from rainshed.ops.launch import bound
 
 Array = np.ndarray[Any, Any]
@@ -46,8 +48,7 @@ def shape_for(features: str) -> Shape:
 
 def target_shape() -> Shape:
     """For the CPU that Numba compiles for: this one, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
-    _, _, features = import_module("numba.core.registry").cpu_target.target_context.codegen().magic_tuple()
-    return shape_for(features)
+    return shape_for(cpu()[1])
 
 
 # -- bands of tiles, in LLVM's language -------------------------------------------------------------------------------
@@ -295,12 +296,7 @@ def _products(a, b, out, n, geometry, tables, units, packed, frame):  # type: ig
 
 
 # -- compiled ---------------------------------------------------------------------------------------------------------
-FLOATS, INTS = "float32[::1]", "int64[::1]"
-COUNTS = (8, 9, 4)  # numbers in n and in the geometry, and tables
-SIGNATURE = (
-    f"void({', '.join([FLOATS] * 3)}, UniTuple(int64, {COUNTS[0]}), UniTuple(int64, {COUNTS[1]}), "
-    f"UniTuple({INTS}, {COUNTS[2]}), int64[:, ::1], {FLOATS}, {FLOATS})"
-)
+FORM = ("f32", "f32", "f32", ints(8), ints(9), ("i64",) * 4, INTS_2D, "f32", "f32")  # of the arguments of _products
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,10 +310,13 @@ class Products:
 @lru_cache(maxsize=1)
 def products() -> Products | None:
     """Compiled for this CPU, or for what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say; None with NUMBA_DISABLE_JIT=1."""
-    numba = import_module("numba")
-    if numba.config.DISABLE_JIT:
+    if not can_compile():
         return None
     shape = target_shape()
+    return Products(shape, array_kernel("products", FORM, text_of(__name__), lambda: _bound_products(shape)))
+
+
+def _bound_products(shape: Shape) -> Any:
     names: dict[str, Any] = {
         "address": address_intrinsic(),
         "move": move_intrinsic(),
@@ -325,7 +324,7 @@ def products() -> Products | None:
         "narrow": band_intrinsic(shape.narrow, 1, shape.width),
         "WIDTH": shape.width,
     }
-    options = {"nogil": True, "error_model": "numpy"}
+    always = import_module("numba").njit(inline="always", nogil=True, error_model="numpy")
     for function in (_pad, _pack):
-        names[function.__name__[1:]] = numba.njit(inline="always", **options)(bound(function, **names))
-    return Products(shape, numba.njit(SIGNATURE, cache=True, **options)(bound(_products, **names)))
+        names[function.__name__[1:]] = always(bound(function, **names))
+    return bound(_products, **names)

@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from rainshed.compiler.plan import Instruction, Program, Recv, Send
 from rainshed.ops.access import Box
+from rainshed.ops.code_cache import can_compile
 from rainshed.ops.errors import ProtocolError, RainshedError, StallError, UsageError
-from rainshed.ops.native import can_compile
 from rainshed.ops.op import Op
 from rainshed.runtime.buffers import Array
 from rainshed.runtime.deadlines import Timeouts

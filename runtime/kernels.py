@@ -8,11 +8,12 @@ from typing import Any
 
 from rainshed.compiler.plan import Assign, Program, Run, Value
 from rainshed.ops.access import Access, Box, box_size, boxes
+from rainshed.ops.code_cache import can_compile
 from rainshed.ops.errors import KernelError, PlanError, RainshedError
 from rainshed.ops.fused import fused
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.matmul import matmul
-from rainshed.ops.native import can_compile, native_calls
+from rainshed.ops.native import native_calls
 from rainshed.ops.op import Op
 from rainshed.ops.product import matmul_call, product, product_call
 from rainshed.ops.records import SEPARATE, Records, copy_records, records_of

@@ -5,10 +5,11 @@ import pytest
 from laws import f32, f64, i64
 
 from rainshed.ops import CATALOGUE as C
+from rainshed.ops.code_cache import is_cached
 from rainshed.ops.fused import fused
 from rainshed.ops.ir import Graph
 from rainshed.ops.product import matmul_call, product_call
-from rainshed.ops.records import copy_records, is_cached, machine_code, records_of
+from rainshed.ops.records import BY_STEPS, copy_records, machine_code, records_of
 from rainshed.ops.source import input as input_node
 from rainshed.ops.text import graph_text
 
@@ -77,7 +78,7 @@ def test_whole_numbers():
     loop(lambda a, b: C["where"](a < b, a * b, a - b), i64(5, 3), i64(3))
 
 
-@pytest.mark.parametrize(
+REDUCTIONS = pytest.mark.parametrize(
     "op, arrays, attrs",
     (
         ("sum_to", [f32(6, 5)], {"shape": (5,)}),
@@ -106,6 +107,9 @@ def test_whole_numbers():
         ("softmax_cross_entropy_grad", [f32(6, 4), np.arange(6) % 4, f32(6)], {}),
     ),
 )
+
+
+@REDUCTIONS
 def test_reductions_products_and_moves(op, arrays, attrs):
     check(C[op], arrays, **attrs)
 
@@ -138,6 +142,30 @@ def test_tanh_and_sigmoid_have_the_same_bits_everywhere_and_are_close_to_the_exa
     np.testing.assert_array_equal(piece, got[part])
 
 
+@REDUCTIONS
+def test_reductions_and_products(op, arrays, attrs):
+    check(C[op], arrays, **attrs)
+
+
+@REDUCTIONS
+@pytest.mark.parametrize("special", EDGES)
+def test_reductions_and_products_at_the_edges_of_numbers(op, arrays, attrs, special):
+    first = arrays[0].copy()
+    if first.dtype.kind == "f":
+        first.flat[first.size // 2] = special
+    check(C[op], [first, *arrays[1:]], **attrs)
+
+
+@REDUCTIONS
+def test_arrays_that_are_not_contiguous(op, arrays, attrs):
+    strided = np.repeat(arrays[0], 2, -1)[..., ::2]
+    node = C[op].make(tuple(input_node(f"x{i}", a.shape, a.dtype) for i, a in enumerate(arrays)), attrs)
+    found = records_of(C[op], node.attrs, [strided, *arrays[1:]], np.zeros(node.shape, node.dtype.numpy))
+    assert found is None or op in BY_STEPS
+    if found is not None:
+        check(C[op], [strided, *arrays[1:]], **attrs)
+
+
 @pytest.mark.parametrize("label", (-1, 4))
 def test_a_label_that_is_no_class_is_told_and_the_records_behind_it_do_not_run(label):
     logits, out, untouched = f32(3, 4), np.zeros(3, np.float32), np.zeros(3, np.float32)
@@ -168,4 +196,4 @@ def test_without_compiling_only_what_the_cache_has():
     assert records_of(C["negative"], {}, [x], out, compiling=False) is None
     assert records_of(C["negative"], {}, [x], out) is not None
     assert records_of(C["negative"], {}, [x], out, compiling=False) is not None
-    assert not is_cached("def kernel(a):\n    return 0\n")
+    assert not is_cached("loop", "def kernel(a):\n    return 0\n")

@@ -1,15 +1,18 @@
-"""Compiled convolutions and locally connected layers beside the NumPy truth; any number of pieces gives the same bits."""
+"""Compiled convolutions, locally connected layers, pools and sums by index beside the NumPy truth; any number of pieces gives
+the same bits."""
 
 import numpy as np
 import pytest
-from laws import f32, rng
+from laws import f32, i64, rng
 from test_conv2d import CASES, lowered, out_shape
 from test_local2d import CASES as LOCAL
 from test_local2d import weight_shape
 from test_pool2d import CASES as POOLS
 
 from rainshed.ops.conv2d import conv2d, conv2d_input_grad, conv2d_weight_grad
+from rainshed.ops.errors import DataError
 from rainshed.ops.evaluate import empty
+from rainshed.ops.gather import scatter_add
 from rainshed.ops.local2d import local2d, local2d_input_grad, local2d_weight_grad
 from rainshed.ops.native import native_calls
 from rainshed.ops.op import Op
@@ -85,6 +88,38 @@ def test_pools(x, size, stride, padding):
     check(sum_pool2d_grad, dy, tolerance=0, image=x[1:3], **where, **rest)
     if x[1] > 2:
         check(max_pool2d_grad, values, dy, tolerance=0, inside=((1, x[1] - 1), (0, x[2])), **where, **rest)
+
+
+@pytest.mark.parametrize(
+    "values,shape,axis,rows",
+    [
+        ((50, 3), (50,), 0, {"size": 9}),
+        ((4, 5, 7), (4, 5), 0, {"size": 9}),
+        ((3, 11, 2), (11,), 1, {"size": 9}),
+        ((6, 1), (6,), 0, {"size": 4, "base": 3, "whole": 9}),
+        ((0, 3), (0,), 0, {"size": 9}),
+        ((2, 0), (2,), 0, {"size": 9}),
+    ],
+)
+def test_sums_by_index(values, shape, axis, rows):
+    """Bit for bit, with what is not finite or very small, and indices of both types."""
+    given, at = f32(*values), i64(*shape, low=0, high=9)
+    for special in (1.0, np.nan, -np.inf, 1e-42, -0.0):
+        if given.size:
+            given.flat[given.size // 2] = special
+        for indices in (at, at.astype(np.int32)):
+            check(scatter_add, given, indices, tolerance=0, axis=axis, **rows)
+    check(scatter_add, np.ones((7, 9), np.float32)[:, ::3], i64(7, low=0, high=9), tolerance=0, size=9)
+
+
+def test_an_index_that_is_none_is_told():
+    values, out = f32(3, 2), np.zeros((4, 2), np.float32)
+    attrs = scatter_add(values, i64(3), size=4).attrs
+    for wrong in (-1, 4):
+        for call in native_calls(scatter_add, (values, np.array([0, wrong, 1]), out), attrs, 2):
+            with pytest.raises(DataError, match=f"index {wrong}"):
+                call()
+    assert not out.any()
 
 
 def test_random_shapes():

@@ -1,0 +1,110 @@
+"""Compiled functions of arrays, whole numbers and tuples of them, called as kernels of one address (see `ops/code_cache.py`).
+
+What they take is declared as a form, part by part: "f32" is a flat array of that element type, "i64x2" one with two axes, "n" a
+whole number, and a tuple is a tuple of such parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from typing import Any, Final
+
+import numpy as np
+
+from rainshed.ops.code_cache import Code, callable_at, kernel_code, text_of
+from rainshed.ops.op import Call
+from rainshed.ops.types import dtype_of
+
+Form = tuple[Any, ...]
+MODULE: Final = "rainshed.ops.machine_code"
+INTS_2D: Final = "i64x2"
+
+
+def ints(count: int) -> Form:
+    """A tuple of so many whole numbers."""
+    return ("n",) * count
+
+
+class ArrayKernel:
+    """A function compiled for arguments of one form. It releases the GIL."""
+
+    __slots__ = ("_code", "_form")
+
+    def __init__(self, code: Code, form: Form) -> None:
+        self._code, self._form = code, form
+
+    def __call__(self, *args: Any) -> None:
+        numbers = np.array(list(_numbers(self._form, args)), np.int64)
+        self._code(_address(numbers))
+
+    def bind(self, *args: Any) -> Call:
+        """A call without arguments, with these arrays, which must stay where they are."""
+        numbers = np.array(list(_numbers(self._form, args)), np.int64)
+        return partial(_run, callable_at(self._code.address, 1), _address(numbers), (numbers, args))
+
+
+def array_kernel(name: str, form: Form, source: str, make: Callable[[], Any]) -> ArrayKernel:
+    """The function that `make` gives, compiled, or from the cache; `source` is all that it is made from."""
+    text = f"{_entry(form)}\n{source}\n{text_of(MODULE)}"
+    return ArrayKernel(kernel_code(name, text, partial(_compiled, form, make)), form)
+
+
+def _run(call: Callable[[int], int], address: int, kept: object) -> None:
+    call(address)
+
+
+def _address(array: np.ndarray[Any, Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _numbers(form: Form, args: tuple[Any, ...]) -> Iterator[int]:
+    """Arguments as 64-bit numbers. Raises TypeError for arrays that are not as declared: machine code would not notice."""
+    for part, arg in zip(form, args, strict=True):
+        if isinstance(part, tuple):
+            yield from _numbers(part, arg)
+        elif part == "n":
+            yield arg
+        else:
+            short, axes = _array_of(part)
+            if dtype_of(arg.dtype).short != short or arg.ndim != axes or not arg.flags.c_contiguous:
+                raise TypeError(f"a compiled kernel takes {part}; found {arg.dtype}{list(arg.shape)}")
+            yield _address(arg)
+            yield from arg.shape
+
+
+def _array_of(part: str) -> tuple[str, int]:
+    """Element type and number of axes."""
+    short, _, axes = part.partition("x")
+    return short, int(axes or 1)
+
+
+# -- compiling --------------------------------------------------------------------------------------------------------
+def _entry(form: Form) -> str:
+    """The source of a kernel that calls `inner` with what stands behind its address."""
+    return f"def kernel(a):\n    inner({', '.join(_reads(form, itertools.count()))})\n    return 0\n"
+
+
+def _reads(form: Form, at: Iterator[int]) -> Iterator[str]:
+    for part in form:
+        if isinstance(part, tuple):
+            yield f"({''.join(f'{read}, ' for read in _reads(part, at))})"
+        elif part == "n":
+            yield f"a[{next(at)}]"
+        else:
+            short, axes = _array_of(part)
+            first = next(at)
+            shape = "".join(f"a[{next(at)}], " for _ in range(axes))
+            yield f"carray({short}_at(a[{first}]), ({shape}))"
+
+
+def _compiled(form: Form, make: Callable[[], Any]) -> Any:
+    numba, code = import_module("numba"), import_module(MODULE)
+    inner = numba.njit(nogil=True, error_model="numpy")(make())
+    names = {"carray": numba.carray, "inner": inner, **{f"{short}_at": at for short, at in code.POINTERS.items()}}
+    namespace: dict[str, Any] = {**names, "__name__": __name__}
+    exec(compile(_entry(form), "<rainshed kernel>", "exec"), namespace)  # the text is ours
+    return code.compile_kernel(namespace["kernel"])

@@ -1,0 +1,257 @@
+"""Machine code of kernels, kept on disk as object files that LLVM links into the process.
+
+Numba compiles a kernel once. From then on every process links what is on disk, without Numba, which takes longer to load than
+many a program's first step. A file is named after all that its code depends on: the kernel's source and what that is built from,
+the versions of Numba and LLVM, the CPU. A file that is truncated or changed is made again; so is one that another process is
+writing, by both, with the same result. Nothing in it is unpickled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+MAGIC: Final = b"rainshed machine code 1\n"
+DIGEST: Final = 32  # bytes, of what follows it in the file
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Code:
+    """A compiled kernel: a C function of 64-bit numbers that gives one; it releases the GIL while Python calls it.
+
+    kept  what must live as long as the address is used
+    """
+
+    address: int
+    kept: object
+
+    def __call__(self, *args: int) -> int:
+        return callable_at(self.address, len(args))(*args)
+
+
+def can_compile() -> bool:
+    """Whether Numba may compile in this process."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
+def kernel_code(name: str, source: str, make: Callable[[], Any]) -> Code:
+    """A kernel, from the cache on disk if that has it.
+
+    source  all that the machine code depends on, but for versions and the CPU
+    make    gives the kernel as a function compiled by Numba's `cfunc`, whose arguments are addresses or int64
+    """
+    symbol, linker = _symbol(name, source), _linker()
+    with linker.making:  # Numba compiles one function at a time anyway
+        address = linker.address(symbol, None)
+        if address is None:
+            made = make()
+            code = _object_of(made, symbol)
+            if code is None:
+                return Code(made.address, made)
+            _write(_path(symbol), code)
+            address = linker.address(symbol, code)
+    assert address is not None
+    return Code(address, linker)
+
+
+def is_cached(name: str, source: str) -> bool:
+    """Whether this process or the cache on disk has the machine code of a kernel."""
+    symbol = _symbol(name, source)
+    return symbol in _linker().found or _read(_path(symbol)) is not None
+
+
+@lru_cache(maxsize=64)
+def text_of(*modules: str) -> str:
+    """The source of modules, which are not imported for it."""
+    found = []
+    for module in modules:
+        spec = find_spec(module)
+        assert spec is not None and spec.origin is not None, module
+        found.append(Path(spec.origin).read_text(encoding="utf-8"))
+    return "\n".join(found)
+
+
+@lru_cache(maxsize=1)
+def cpu() -> tuple[str, str]:
+    """Name and features, as LLVM calls them, of the CPU to compile for: this one, or what Numba's environment variables say."""
+    llvm = _llvm()
+    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        features = "" if name.lower() == "generic" else llvm.get_host_cpu_features().flatten()
+    return name, features
+
+
+@lru_cache(maxsize=4096)
+def callable_at(address: int, arity: int) -> Callable[..., int]:
+    """A C function of so many 64-bit numbers."""
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arity)(address)
+
+
+@lru_cache(maxsize=1)
+def _llvm() -> Any:
+    llvm = import_module("llvmlite.binding")
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
+
+
+@lru_cache(maxsize=1)
+def _setting() -> bytes:
+    """What all machine code of this process depends on."""
+    parts = (version("numba"), version("llvmlite"), sys.platform, *cpu())
+    return "\n".join(parts).encode()
+
+
+@lru_cache(maxsize=4096)
+def _symbol(name: str, source: str) -> str:
+    """The kernel's name in object files and on disk."""
+    digest = hashlib.blake2b(_setting() + b"\0" + source.encode(), digest_size=16).hexdigest()
+    return f"{name}_{digest}"
+
+
+# -- linking ----------------------------------------------------------------------------------------------------------
+@dataclass(eq=False)
+class _Linker:
+    """Object files in the memory of this process, where they stay."""
+
+    engine: Any
+    making: threading.RLock = field(default_factory=threading.RLock)  # who makes what is not there yet
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    found: dict[str, int] = field(default_factory=dict)
+
+    def address(self, symbol: str, code: bytes | None) -> int | None:
+        """Of a function, from `code`, or from the file that is named after it; None if neither has it."""
+        with self.lock:
+            if symbol not in self.found:
+                code = code or _read(_path(symbol))
+                if code is None:
+                    return None
+                self.engine.add_object_file(_llvm().ObjectFileRef.from_data(code))
+                self.engine.finalize_object()
+                self.found[symbol] = self.engine.get_function_address(symbol)
+            return self.found[symbol]
+
+
+@lru_cache(maxsize=1)
+def _linker() -> _Linker:
+    llvm = _llvm()
+    return _Linker(llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target()))
+
+
+def _target() -> Any:
+    """As Numba's own, so that what it compiled can be linked. A new one each time: an engine takes its own with it."""
+    triple = _llvm().Target.from_default_triple()
+    name, features = cpu()
+    reloc = "static" if triple.name.startswith("x86") else "default"
+    return triple.create_target_machine(
+        cpu=name, features=features, opt=3, reloc=reloc, codemodel="jitdefault", jit=True
+    )
+
+
+# -- from Numba to an object file -------------------------------------------------------------------------------------
+_ARGUMENT: Final = re.compile(r"[(,] ?(ptr|i64)\b")
+_ENTRY: Final = """
+define i64 @{symbol}({arguments}) {{
+    %result = alloca i64
+    %error = alloca ptr
+    %status = call i32 @"{inner}"(ptr %result, ptr %error, {arguments})
+    %failed = icmp ne i32 %status, 0
+    %value = load i64, ptr %result
+    %given = select i1 %failed, i64 1, i64 %value
+    ret i64 %given
+}}
+"""
+
+
+def _object_of(made: Any, symbol: str) -> bytes | None:
+    """The object file of a compiled `cfunc`: the function under it as `symbol`, without the interpreter's errors.
+
+    None where its code needs what only Numba can give it, or is of an LLVM whose language is another.
+    """
+    llvm, inner = _llvm(), made.native_name.removeprefix("cfunc.")
+    text = made.inspect_llvm()
+    try:
+        kinds = _ARGUMENT.findall(text[text.index(f"@{made.native_name}(") :].partition(")")[0])
+        arguments = ", ".join(f"{kind} %a{i}" for i, kind in enumerate(kinds))
+        module = llvm.parse_assembly(text + _ENTRY.format(symbol=symbol, inner=inner, arguments=arguments))
+        module.verify()
+    except (RuntimeError, ValueError):
+        return None
+    for part in (*module.functions, *module.global_variables):
+        if not part.is_declaration and part.name != symbol:
+            part.linkage = "internal"
+    target = _target()
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(module, llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options()))
+    return target.emit_object(module) if _stands_alone(module) else None
+
+
+def _stands_alone(module: Any) -> bool:
+    """Whether all that the code refers to is in every process."""
+    process = ctypes.CDLL(None)
+    outside = [part.name for part in (*module.functions, *module.global_variables) if part.is_declaration]
+    return all(name.startswith("llvm.") or hasattr(process, name) for name in outside)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+def _path(symbol: str) -> Path | None:
+    """None where no folder can be found for it."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "rainshed" / "kernels" / f"{symbol}.o"
+    except RuntimeError:
+        return None
+
+
+def _read(path: Path | None) -> bytes | None:
+    """The code in a file; None if it is not there, or not whole."""
+    if path is None:
+        return None
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    head, code = data[: len(MAGIC) + DIGEST], data[len(MAGIC) + DIGEST :]
+    return code if head == _head(path, code) else None
+
+
+def _head(path: Path, code: bytes) -> bytes:
+    """What a file of this name begins with."""
+    return MAGIC + hashlib.blake2b(path.stem.encode() + b"\0" + code, digest_size=DIGEST).digest()
+
+
+def _write(path: Path | None, code: bytes) -> None:
+    """Put a file in its place as a whole. Where that cannot be done, the next process compiles again.
+
+    Its first name is always the same, so what a process leaves there that ends in the middle, the next one writes over.
+    """
+    if path is None:
+        return
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if part.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                return  # another process has put it in its place in between
+            file.truncate(0)
+            file.write(_head(path, code) + code)
+            file.flush()
+            part.replace(path)
+    except OSError:
+        return
