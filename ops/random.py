@@ -15,9 +15,10 @@ import numpy as np
 from rainshed.ops.access import Access, Axis, Reach
 from rainshed.ops.elementwise import multiply, where
 from rainshed.ops.errors import DTypeError, GraphError
+from rainshed.ops.fill import Stream, fill_normal, fill_uniform
 from rainshed.ops.ir import Attrs, Node, current_origin
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, constant_op, op
-from rainshed.ops.philox import fill_normal, fill_uniform, key_of
+from rainshed.ops.philox import key_of
 from rainshed.ops.source import clean_part, step_op
 from rainshed.ops.types import TensorType, Type, bool_, dtype_of, fixed, float32, int64, shape_of
 
@@ -71,26 +72,23 @@ def _tile(tile: Tile) -> Mapping[str, Any]:
     }
 
 
-def _draw(fill: Callable[..., None], out: np.ndarray, step: np.ndarray, attrs: Mapping[str, Any]) -> None:
+def _stream(out: np.ndarray, step: np.ndarray, attrs: Mapping[str, Any]) -> tuple[Stream, tuple[int, ...]]:
+    """The node's numbers, and where `out` lies in their array."""
     whole, offset = attrs["whole"] or out.shape, attrs["offset"] or (0,) * out.ndim
-    fill(out, key_of(attrs["seed"], attrs["stream"]), int(step), whole, offset)
+    return Stream(key_of(attrs["seed"], attrs["stream"]), whole, int(step)), offset
 
 
 def _uniform_cpu(step: np.ndarray, out: np.ndarray, *, low: float, high: float, **attrs: Any) -> None:
-    _draw(fill_uniform, out, step, attrs)
-    out *= out.dtype.type(high - low)
-    out += out.dtype.type(low)
+    fill_uniform(out, *_stream(out, step, attrs), low, high)
 
 
 def _normal_cpu(step: np.ndarray, out: np.ndarray, *, mean: float, std: float, **attrs: Any) -> None:
-    _draw(fill_normal, out, step, attrs)
-    out *= out.dtype.type(std)
-    out += out.dtype.type(mean)
+    fill_normal(out, *_stream(out, step, attrs), mean, std)
 
 
 def _bernoulli_cpu(step: np.ndarray, out: np.ndarray, *, p: float, **attrs: Any) -> None:
     drawn = np.empty(out.shape, np.float64)
-    _draw(fill_uniform, drawn, step, attrs)
+    fill_uniform(drawn, *_stream(out, step, attrs))
     out[...] = drawn < p
 
 
