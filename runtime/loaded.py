@@ -9,14 +9,13 @@ import numpy as np
 
 from rainshed.compiler.plan import Assign, Feed, Program, Recv, Run, Send, Variable
 from rainshed.ops.access import Box, box_shape
-from rainshed.ops.errors import DataError, PlanError, UsageError
-from rainshed.ops.init import Init
+from rainshed.ops.errors import DataError, UsageError
 from rainshed.ops.op import Op
 from rainshed.ops.records import INEXACT
-from rainshed.ops.text import parse_attr
 from rainshed.ops.types import dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 from rainshed.runtime.dispatch import is_static
+from rainshed.runtime.initial import Told, fill
 from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, type_of
 from rainshed.runtime.segments import Segment, segments_of
 from rainshed.runtime.wire import array_payload
@@ -145,17 +144,14 @@ class Loaded:
             self._mirrors[value] = self.units.read(value)
         return self._mirrors[value]
 
-    def init_variables(self, seed: int) -> None:
-        """Give every variable its first value: the same numbers however it is split."""
+    def init_variables(self, seed: int, told: Told) -> None:
+        """Give every variable its first value: the same numbers however it is split. `told`: of bytes done, and of all."""
+        hosts = [(v, self.arrays[v.value]) for v in self.program.variables if self.units.at(v.value) is None]
+        fill(hosts, seed=seed, threads=self._threads, told=told)
         for v in self.program.variables:
-            init = parse_attr(v.init)
-            if not isinstance(init, Init):
-                raise PlanError(f"variable {v.name!r}: {v.init[:80]!r} is no initial value")
-            offset = tuple(low for low, _ in v.box)
-            at, of = self.units.at(v.value), self.program.values[v.value]
-            array = self.arrays[v.value] if at is None else np.empty(of.shape, dtype_of(of.dtype).numpy)
-            init.fill(array, seed=seed, name=v.name, whole=v.whole, offset=offset)
-            if at is not None:
+            if self.units.at(v.value) is not None:
+                array = np.empty(box_shape(v.box), dtype_of(self.program.values[v.value].dtype).numpy)
+                fill([(v, array)], seed=seed, threads=self._threads, told=told)
                 self.set_variable(v.name, v.box, array)
 
     def _part(self, name: str, box: Box) -> Variable:
