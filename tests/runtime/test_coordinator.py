@@ -46,7 +46,7 @@ def test_whoever_gets_on_has_time(job):
 
 
 def test_whoever_stands_still_has_not(job):
-    with pytest.raises(StallError, match=r"the coordinator waited 0\.2 s for worker 0 \(.*\) to stand still") as caught:
+    with pytest.raises(StallError, match=r"the coordinator waited 0\.2 s for worker \d \(.*\) to stand still") as caught:
         job.coordinator.ask(job.agents, "stand still", Nothing(), Nothing, timeout_s=SILENT_S)
     assert caught.value.detail["doing"] == "first values: 7,000 of 30,000 bytes"
 
