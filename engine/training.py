@@ -379,7 +379,12 @@ class Training:
         return [agent for replica in self._replicas for agent in replica.agents]
 
     def _ask(self, agents: Sequence[AgentHandle], what: str, body: Any) -> None:
-        self._job.coordinator.ask(agents, what, body, Nothing, timeout_s=self.options.timeouts.start_s)
+        timeouts = self.options.timeouts
+        nbytes = sum(p.values[v.value].nbytes for p in self.plan.programs for v in p.variables)
+        limit_s = max(
+            timeouts.start_s, timeouts.for_bytes(nbytes)
+        )  # an exchange with the server tells nothing on its way
+        self._job.coordinator.ask(agents, what, body, Nothing, timeout_s=limit_s)
 
     def _explained(self, error: BaseException) -> BaseException:
         return self._job.explain(error) if isinstance(error, RainshedError) else error

@@ -12,7 +12,7 @@ from rainshed.ops.access import Box, box_shape
 from rainshed.ops.errors import DataError, UsageError
 from rainshed.ops.op import Op
 from rainshed.ops.records import INEXACT
-from rainshed.ops.types import dtype_of
+from rainshed.ops.types import TensorType, dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.initial import Told, fill
@@ -114,24 +114,31 @@ class Loaded:
     # -- variables ----
 
     def set_variable(self, name: str, box: Box, array: Any) -> None:
-        """Give a part of a variable its value: of exactly its shape and element type. Raises DataError."""
-        part = self._part(name, box)
-        expected, given = type_of(self.program.values[part.value]), np.asarray(array)
+        """Give a box of a variable, within a part that this machine owns, its value: of exactly its shape and element type.
+
+        Raises  DataError
+        """
+        part, region = self._held(name, box)
+        expected, given = TensorType(type_of(self.program.values[part.value]).dtype, box_shape(box)), np.asarray(array)
         if given.shape != expected.shape or given.dtype != expected.dtype.numpy:
             raise DataError(f"variable {name!r}{text_of(box)} is {expected}; found {given.dtype}{list(given.shape)}")
         if self.units.at(part.value) is None:
-            np.copyto(self.arrays[part.value], given)
+            np.copyto(part_of(self.arrays[part.value], region), given)
             return
-        if part.value in self._mirrors:
-            np.copyto(self._mirrors[part.value], given)
-        self.units.write(part.value, given)
+        mirror = self._mirrors.get(part.value)
+        held = self.units.read(part.value) if mirror is None else mirror
+        np.copyto(part_of(held, region), given)
+        self.units.write(part.value, held)
 
     def get_variable(self, name: str, box: Box) -> Array:
-        """A copy of a part of a variable that this machine owns."""
-        value = self._part(name, box).value
-        if value in self._mirrors:
-            return self._mirrors[value].copy()
-        return self.arrays[value].copy() if self.units.at(value) is None else self.units.read(value)
+        """A copy of a box of a variable, within a part that this machine owns."""
+        part, region = self._held(name, box)
+        if part.value in self._mirrors:
+            return part_of(self._mirrors[part.value], region).copy()
+        if self.units.at(part.value) is None:
+            return part_of(self.arrays[part.value], region).copy()
+        found = self.units.read(part.value)
+        return found if found.shape == box_shape(box) else part_of(found, region).copy()
 
     def variable_array(self, name: str, box: Box) -> Array:
         """The array of a part of a variable that this machine owns, not a copy."""
@@ -154,12 +161,24 @@ class Loaded:
                 fill([(v, array)], seed=seed, threads=self._threads, told=told)
                 self.set_variable(v.name, v.box, array)
 
+    def _held(self, name: str, box: Box) -> tuple[Variable, Box]:
+        """The part that holds this box of a variable, and where in it the box lies."""
+        for (held, own), part in self._parts.items():
+            if held == name and len(own) == len(box):
+                pairs = list(zip(own, box, strict=True))
+                if all(start <= low <= high <= end for (start, end), (low, high) in pairs):
+                    return part, tuple((low - start, high - start) for (start, _), (low, high) in pairs)
+        raise self._not_owned(name, box)
+
     def _part(self, name: str, box: Box) -> Variable:
         part = self._parts.get((name, tuple(box)))
         if part is None:
-            own = ", ".join(f"{n}{text_of(b)}" for n, b in self._parts) or "none"
-            raise UsageError(f"{self.program.machine} does not own variable {name!r}{text_of(box)}", owns=own)
+            raise self._not_owned(name, box)
         return part
+
+    def _not_owned(self, name: str, box: Box) -> UsageError:
+        own = ", ".join(f"{n}{text_of(b)}" for n, b in self._parts) or "none"
+        return UsageError(f"{self.program.machine} does not own variable {name!r}{text_of(box)}", owns=own)
 
     # -- what goes into a step, and comes out ----
 
