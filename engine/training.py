@@ -34,7 +34,7 @@ from rainshed.engine.machine_side import (
 from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import Optimizer
 from rainshed.engine.predicted import with_predicted
-from rainshed.engine.progress import Progress
+from rainshed.engine.progress import Progress, Work
 from rainshed.engine.saving import SAVING_TASKS, ServerState
 from rainshed.engine.user_op import ops_of
 from rainshed.engine.variables import load_variables, save_variables
@@ -55,6 +55,8 @@ MAX_TRAIN_S: Final = 30 * 24 * 3600.0  # of one order to train: each step in it 
 class Training:
     """A graph, its data and its workers, ready to train. Use it as a context manager, or close it.
 
+    on_progress  told what replicas have done, on other threads
+    on_work      told what processes are busy with before their steps and between them, on other threads
     Raises  the compiler's errors; DataError if the data does not fit the graph's inputs; UsageError for options that clash
     """
 
@@ -65,10 +67,11 @@ class Training:
         options: TrainingOptions | None = None,
         *,
         on_progress: Callable[[Progress], None] | None = None,
+        on_work: Callable[[Work], None] | None = None,
     ) -> None:
         self.options = options or TrainingOptions()
         self.method = self.options.method
-        self._on_progress = on_progress
+        self._on_progress, self._on_work = on_progress, on_work
         self.step = 0  # steps that each replica has made since the warm start
         self._warm = 0
         graph = self._with_rule(graph)
@@ -127,6 +130,7 @@ class Training:
                 ops=ops_of(self.graph),
                 timeouts=o.timeouts,
                 on_report=self._reported,
+                on_work=self._at_work,
                 listen=o.listen,
                 token=o.token,
                 on_wait=o.on_wait,
@@ -316,6 +320,10 @@ class Training:
                     bytes_sent=told.bytes_sent,
                 )
             )
+
+    def _at_work(self, agent: AgentHandle) -> None:
+        if self._on_work is not None:
+            self._on_work(Work(agent.title or agent.joined.name, agent.doing))
 
     def _result(self, results: Sequence[Trained], seconds: float) -> TrainingResult:
         machines = len(self.plan.machines)

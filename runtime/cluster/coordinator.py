@@ -30,6 +30,7 @@ _BY_CODE: Final = {
 }
 T = TypeVar("T")
 OnReport = Callable[["AgentHandle", str, memoryview], None]
+OnWork = Callable[["AgentHandle"], None]
 
 
 @dataclass(eq=False)
@@ -54,11 +55,13 @@ class AgentHandle:
     def last_moved(self) -> float:
         return max(self.moved, self.channel.counters.last_heard) if self.answering else self.moved
 
-    def beat(self, step: int, doing: str) -> None:
-        """A heartbeat has come."""
+    def beat(self, step: int, doing: str) -> bool:
+        """A heartbeat has come; whether it tells of progress."""
         self.last_beat = time.monotonic()
-        if (step, doing) != (self.step, self.doing):
-            self.step, self.doing, self.moved = step, doing, self.last_beat
+        if (step, doing) == (self.step, self.doing):
+            return False
+        self.step, self.doing, self.moved = step, doing, self.last_beat
+        return True
 
     def __str__(self) -> str:
         who = self.title or self.joined.name
@@ -113,7 +116,10 @@ class Coordinator:
     """Listens for agents; the Handler of its own endpoint.
 
     on_report  called for each Report, on the agent's reading thread
+    on_work    called there when a heartbeat tells of progress: see AgentHandle.doing
     """
+
+    on_work: OnWork | None = None
 
     def __init__(
         self, uri: str, token: bytes, *, job: str, timeouts: Timeouts | None = None, on_report: OnReport | None = None
@@ -264,7 +270,8 @@ class Coordinator:
             case Refused(request=request, code=code, text=text):
                 self._answered(request, None, _BY_CODE.get(code, RainshedError)(text))
             case Heartbeat(step=step, op=op):
-                agent.beat(step, op)
+                if agent.beat(step, op) and self.on_work is not None:
+                    self.on_work(agent)
             case Report(kind=kind):
                 agent.moved = time.monotonic()
                 if self.on_report is not None:

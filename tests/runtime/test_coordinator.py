@@ -36,17 +36,27 @@ TASKS = {"work long": works_long, "stand still": stands_still, "give much": give
 
 
 @pytest.fixture
-def job():
-    with Job(2, JobOptions(backend="threads", tasks=TASKS, timeouts=QUICK)) as job:
+def seen():
+    return []
+
+
+@pytest.fixture
+def job(seen):
+    with Job(
+        2, JobOptions(backend="threads", tasks=TASKS, timeouts=QUICK, on_work=lambda a: seen.append(a.doing))
+    ) as job:
         yield job
 
 
-def test_whoever_gets_on_has_time(job):
+def test_whoever_gets_on_has_time(job, seen):
     assert job.coordinator.ask(job.agents, "work long", Nothing(), Nothing, timeout_s=SILENT_S) == [Nothing()] * 2
+    assert len({text for text in seen if text.startswith("first values: ")}) > 5
 
 
 def test_whoever_stands_still_has_not(job):
-    with pytest.raises(StallError, match=r"the coordinator waited 0\.2 s for worker \d \(.*\) to stand still") as caught:
+    with pytest.raises(
+        StallError, match=r"the coordinator waited 0\.2 s for worker \d \(.*\) to stand still"
+    ) as caught:
         job.coordinator.ask(job.agents, "stand still", Nothing(), Nothing, timeout_s=SILENT_S)
     assert caught.value.detail["doing"] == "first values: 7,000 of 30,000 bytes"
 
