@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory --json
 
-For each network of `step_nets.py`, in a process of its own: the plan's memory, its lower bound (parameters, what is fed, and the most
-of the other values that is alive at once), and by how much the process grew from before it loaded the plan to the end of some steps,
-less what it grew by for a very small network of the same kind. Then a deep network on machines with less and less memory: with
-`rematerialize=True` it is trained where it would not fit, for more work. `--smoke` runs small networks.
+For each network of `step_nets.py`, in a process of its own: the plan's memory, its lower bound (parameters, what is fed, and the
+most of the other values that is alive at once), and by how much the process grows from before it loads the plan to the end of some
+steps; libraries and machine code are there before, from a very small network of the same kind. Then a deep network on machines with
+less and less memory: with `rematerialize=True` it is trained where it would not fit, for more work. `--smoke` runs small networks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,8 @@ DEEP = {"layers": 48, "units": 512, "batch": 4096}
 SHALLOW = {"layers": 12, "units": 16, "batch": 64}
 
 
-def cluster(memory: str = "") -> rs.Cluster:
-    return rs.Cluster.from_data({"machine": [{"name": "m0", "cores": CORES, **({"memory": memory} if memory else {})}]})
+def cluster(memory_bytes: int | None = None) -> rs.Cluster:
+    return rs.Cluster.local(1, cores=CORES, memory_bytes=memory_bytes)
 
 
 def grown(plan: rs.Plan, feeds: Mapping[str, np.ndarray]) -> int:
@@ -80,11 +79,9 @@ def deep(sizes: Mapping[str, int]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for share in (None, 3 / 4, 1 / 2, 1 / 3):
         room = None if share is None else int(share * rows[0]["planned_nbytes"])
-        machine = replace(cluster().machines[0], memory_bytes=room) if room else cluster().machines[0]
-        where = replace(cluster(), machines=(machine,))
         rows.append({"room_nbytes": room, "fits": False})
         try:
-            plan = rs.compile(graph, where, rematerialize=room is not None)
+            plan = rs.compile(graph, cluster(room), rematerialize=room is not None)
         except rs.RainshedError as error:
             rows[-1]["error"] = str(error).splitlines()[0]
             continue
@@ -116,7 +113,10 @@ def main() -> None:
     print("deep network: room, planned, predicted step")
     for row in found["deep"]:
         room = "any" if row["room_nbytes"] is None else f"{row['room_nbytes'] / 1e6:.0f} MB"
-        print(f"  {room:8}", f"{row['planned_nbytes'] / 1e6:.0f} MB  {row['step_s']:.2f} s" if row["fits"] else row["error"])
+        print(
+            f"  {room:8}",
+            f"{row['planned_nbytes'] / 1e6:.0f} MB  {row['step_s']:.2f} s" if row["fits"] else row["error"],
+        )
 
 
 if __name__ == "__main__":
