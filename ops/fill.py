@@ -20,6 +20,7 @@ from rainshed.ops.philox import ANGLE, COSINE, HALF_ROOT, LN2, LOG, SINE, elemen
 CHUNK: Final = 1 << 13  # elements at a time by NumPy: the ten rounds stay in the cache
 BLOCK: Final = 1024  # by machine code
 COMPILED_FROM: Final = 1 << 20  # elements of one box: fewer are not worth loading a compiler
+PLACES: Final = "uint64[::1], int64, uint64[::1]"  # runs (see runs_of), and the words of step and key
 NUMBERS: Final = {"uniform": uniform_of, "normal": normal_of}
 
 
@@ -147,6 +148,29 @@ def _run(out, starts, length, words, is_normal, scale, shift):  # type: ignore[n
                 uniform(n, w0, w1, out, row * length + column, scale, shift)
 
 
+def _chances(out, starts, length, words, limit):  # type: ignore[no-untyped-def]
+    """1 where the 53 bits of uniform_of() are less than `limit`, else 0."""
+    w0, w1 = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
+    for row in range(len(starts)):
+        for column in range(0, length, BLOCK):
+            n, at = min(BLOCK, length - column), row * length + column
+            bits(starts[row] + U64(column), n, words, w0, w1)
+            for i in range(n):
+                out[at + i] = ((U64(w0[i]) << U64(21)) ^ U64(w1[i] >> U32(11))) < limit
+
+
+@lru_cache(maxsize=1)
+def compiled_chances() -> Callable[..., None] | None:
+    """`_chances` as machine code that releases the GIL; None with NUMBA_DISABLE_JIT=1."""
+    numba = import_module("numba")
+    if numba.config.DISABLE_JIT:
+        return None
+    options = {"nogil": True, "error_model": "numpy"}
+    own = bound(_chances, bits=numba.njit(**options)(_bits))
+    made: Callable[..., None] = numba.njit(f"void(uint8[::1], {PLACES}, uint64)", cache=True, **options)(own)
+    return made
+
+
 @lru_cache(maxsize=1)
 def compiled() -> Callable[..., None] | None:
     """`_run` as machine code that releases the GIL; None with NUMBA_DISABLE_JIT=1."""
@@ -155,6 +179,6 @@ def compiled() -> Callable[..., None] | None:
         return None
     options = {"nogil": True, "error_model": "numpy"}
     parts = {f.__name__[1:]: numba.njit(**options)(f) for f in (_bits, _uniform, _normal)}
-    signature = "void(float32[::1], uint64[::1], int64, uint64[::1], boolean, float32, float32)"
+    signature = f"void(float32[::1], {PLACES}, boolean, float32, float32)"
     made: Callable[..., None] = numba.njit(signature, cache=True, **options)(bound(_run, **parts))
     return made
