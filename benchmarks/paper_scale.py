@@ -3,10 +3,12 @@
     python -m benchmarks.paper_scale --net speech --machines 2 4 --method single --json
     python -m benchmarks.paper_scale --net images --machines 1 4 --steps 2
 
-`speech` has 42 million parameters and is trained by Adagrad. `images` has 1.7 billion in locally connected layers and is trained by
-SGD: about 7 GB of parameters, and as much again for their gradients. For each number of machines: the largest share of the
-parameters that a process keeps, the most memory that each process has held, that before it loaded anything (Python and libraries),
-and the time of a step. Data is random: this is about size, not accuracy. `--smoke` runs small networks of the same kinds.
+`speech` has 42 million parameters and is trained by Adagrad. `images` has 1.7 billion in locally connected layers and is trained
+by SGD: 7 GB of parameters, whose gradients are never there as a whole. For each number of machines: the seconds to begin (to
+compile the plan, start the processes, load it and make the first values) and of a step; for each process the most memory that it
+has held, what a process holds that trains a small network of the same kind (Python, libraries, machine code), and what the plan
+says: its memory, and the least that any order of its steps needs. Data is random: this is about size, not accuracy. `--smoke` runs
+the small networks.
 
 Source  Dean et al. 2012, section 5
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,13 +67,14 @@ def random_data(graph: rs.Graph, examples: int, seed: int = 0) -> dict[str, np.n
 
 def measure(case: Case, machines: int, method: str, steps: int) -> dict[str, Any]:
     """One row: trains for some steps on so many processes (and two servers for Downpour)."""
+    started = time.perf_counter()
     graph = case.graph()
     chosen = rs.Downpour(replicas=1, servers=2) if method == "downpour" else rs.Single()
     options = rs.TrainingOptions(
         cluster=rs.Cluster.local(machines), method=chosen, optimizer=case.optimizer, batch=case.batch
     )
     with rs.Training(replace(graph, rule=None), random_data(graph, 2 * case.batch), options) as training:
-        base = training.replica.peak_memory()
+        begin_s = time.perf_counter() - started
         first = training.run(1)
         result = training.run(steps)
         peak = training.replica.peak_memory()
@@ -85,8 +89,10 @@ def measure(case: Case, machines: int, method: str, steps: int) -> dict[str, Any
         "largest_share": max(kept.values()) / whole,
         "kept_nbytes": kept,
         "planned_nbytes": {name: m.memory_bytes for name, m in plan.prediction.machines.items()},
+        "least_nbytes": {name: m.memory_lower_bound_bytes for name, m in plan.prediction.machines.items()},
         "peak_nbytes": peak,
-        "loaded_nbytes": base,
+        "begin_s": begin_s,
+        "first_step_s": first.seconds,
         "step_s": result.seconds / steps,
         "predicted_step_s": plan.prediction.step_s,
         "bytes_per_step": plan.prediction.bytes,
@@ -105,18 +111,29 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a small network of the same kind")
     args = parser.parse_args()
     case = (SMOKE if args.smoke else CASES)[args.net]
-    rows = [measure(case, m, args.method, args.steps) for m in args.machines]
+    small = max(measure(SMOKE[args.net], 1, "single", 1)["peak_nbytes"].values())
+    rows = [with_ratios(measure(case, m, args.method, args.steps), small) for m in args.machines]
     if args.json:
         print(json.dumps({"net": args.net, "rows": rows}))
         return
-    print("machines  largest share  most memory (of it before the plan ran)  memory of all  step  predicted")
+    print(
+        "machines  largest share  most memory  of a small network  planned  least  measured / least  begin  step  predicted"
+    )
     for row in rows:
-        peak, base = max(row["peak_nbytes"].values()) / 1e6, max(row["loaded_nbytes"].values()) / 1e6
-        total = sum(row["peak_nbytes"].values()) / 1e6
-        print(
-            f"{row['machines']:8}  {row['largest_share']:13.1%}  {peak:8.0f} MB ({base:.0f} MB)  {total:8.0f} MB"
-            f"  {row['step_s']:.2f} s  {row['predicted_step_s']:.2f} s"
+        peak, planned, least = (
+            max(row[key].values()) / 1e6 for key in ("peak_nbytes", "planned_nbytes", "least_nbytes")
         )
+        print(
+            f"{row['machines']:8}  {row['largest_share']:13.1%}  {peak:8.0f} MB  {small / 1e6:15.0f} MB"
+            f"  {planned:.0f} MB  {least:.0f} MB  {max(row['ratio'].values()):.3f}"
+            f"  {row['begin_s']:.1f} s  {row['step_s']:.2f} s  {row['predicted_step_s']:.2f} s"
+        )
+
+
+def with_ratios(row: dict[str, Any], small: int) -> dict[str, Any]:
+    """The row, and for each machine its process's memory beyond that of a small network, over the least that the plan needs."""
+    ratio = {name: (peak - small) / max(1, row["least_nbytes"][name]) for name, peak in row["peak_nbytes"].items()}
+    return {**row, "small_nbytes": small, "ratio": ratio}
 
 
 if __name__ == "__main__":

@@ -39,6 +39,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a process is busy with, such as "first values: 1,048,576 of 6,968,360,000 bytes"."""
+
+    who: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table. Rates are per second."""
 
@@ -183,6 +191,18 @@ class TrainingTable:
             self._told = False
             if self._clock() >= self._next:
                 self._show()
+
+    def working(self, event: Work) -> None:
+        """Show, if it is time, what a process is busy with before there are steps to tell of."""
+        with self._lock:
+            if self._clock() < self._next or self.board.rows():
+                return
+            self._next = self._clock() + self._every_s
+            line = f"{event.who}: {event.what}"
+            if self._live is not None:
+                self._live.update(Text(line), refresh=True)
+            elif not self._quiet:
+                self._console.print(line, soft_wrap=True)
 
     def finish(self, replica: int) -> None:
         """The replica works no more."""

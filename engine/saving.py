@@ -5,7 +5,7 @@ Source  rule R11 of our protocol: a checkpoint is complete or it is not there; p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -14,27 +14,31 @@ import numpy as np
 from msgspec import Struct
 
 from rainshed.engine.checkpoint import CheckpointReader, TensorSpec, compare, write_checkpoint
-from rainshed.engine.variables import tensors_of
-from rainshed.ops.access import Box, box_shape
+from rainshed.engine.variables import slabs_of, tensors_of
+from rainshed.ops.access import Box, box_shape, box_size
 from rainshed.ops.errors import UsageError
 from rainshed.ops.types import dtype_of
 from rainshed.runtime.cluster.agent import Agent, Task
 from rainshed.runtime.cluster.coordinator import AgentHandle
+from rainshed.runtime.cluster.deployed import SLAB
 from rainshed.runtime.cluster.job import Deployment
 from rainshed.runtime.cluster.orders import Nothing
 from rainshed.runtime.cluster.roles import NOTHING, Answer
 from rainshed.runtime.documents import unpack
-from rainshed.runtime.params.layout import Layout
+from rainshed.runtime.params.layout import Layout, Part
 from rainshed.runtime.params.rule import Rule
 from rainshed.runtime.params.server import ParamServer
+from rainshed.runtime.params.shard import Span
+from rainshed.runtime.slabs import slabs
 
 
 # -- the server's side ------------------------------------------------------------------------------------------------
 class ReadShard(Struct, frozen=True, forbid_unknown_fields=True):
-    """One field ("w" or a slot) of one part."""
+    """A span of one field ("w" or a slot) of one part."""
 
     field: str
     number: int
+    span: Span
 
 
 class Version(Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,11 +48,12 @@ class Version(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WriteShard(Struct, frozen=True, forbid_unknown_fields=True):
-    """The values of one field of one part go along."""
+    """The values of a span of one field of one part go along."""
 
     field: str
     number: int
     version: int
+    span: Span
 
 
 def _server(agent: Agent) -> ParamServer:
@@ -60,13 +65,13 @@ def _server(agent: Agent) -> ParamServer:
 
 def read_shard(agent: Agent, payload: memoryview) -> Answer:
     body, _ = unpack(payload, ReadShard)
-    values, version = _server(agent).values(body.field, body.number)
+    values, version = _server(agent).values(body.field, body.number, body.span)
     return Version(version), [values]
 
 
 def write_shard(agent: Agent, payload: memoryview) -> Answer:
     body, (values,) = unpack(payload, WriteShard)
-    _server(agent).set_values(body.field, body.number, values, body.version)
+    _server(agent).set_values(body.field, body.number, values, body.version, body.span)
     return NOTHING
 
 
@@ -99,11 +104,10 @@ class ServerState:
         facts = {**metadata, "versions": versions}
         with write_checkpoint(directory, step, self.tensors(), facts) as writer:
             for shard, number, part in self._parts():
-                for field in self._fields:
-                    order = ReadShard(field, number)
-                    answer = self._ask(shard, "read shard", order)
+                for field, box, span in self._spans(part):
+                    answer = self._ask(shard, "read shard", ReadShard(field, number, span))
                     version, (values,) = answer.get(Version)
-                    writer.write(_tensor(part.name, field), part.box, values.reshape(box_shape(part.box)))
+                    writer.write(_tensor(part.name, field), box, values.reshape(box_shape(box)))
                     versions[part.name] = max(versions.get(part.name, 0), version.version)
             for machine, name, box in self._kept():
                 writer.write(name, box, self._replica.get(machine, [(name, box)])[0])
@@ -117,9 +121,9 @@ class ServerState:
                 compare(reader, {n: (t.dtype, t.shape) for n, t in wanted.items() if t.kind == kind}, kind=kind)
             versions = reader.metadata.get("versions", {})
             for shard, number, part in self._parts():
-                for field in self._fields:
-                    values = np.ascontiguousarray(reader.read(_tensor(part.name, field), part.box)).reshape(-1)
-                    order = WriteShard(field, number, int(versions.get(part.name, 0)))
+                for field, box, span in self._spans(part):
+                    values = np.ascontiguousarray(reader.read(_tensor(part.name, field), box)).reshape(-1)
+                    order = WriteShard(field, number, int(versions.get(part.name, 0)), span)
                     self._ask(shard, "write shard", order, values).get(Nothing)
             for replica in replicas:
                 for machine, name, box in self._kept():
@@ -129,9 +133,19 @@ class ServerState:
     def _parts(self) -> list[tuple[int, int, Any]]:
         return [(s, n, part) for s, parts in enumerate(self._layout.shards) for n, part in enumerate(parts)]
 
+    def _spans(self, part: Part) -> Iterator[tuple[str, Box, Span]]:
+        """(field, box, span of the flat part) of all that a server holds of a part, small enough to be held twice."""
+        for field in self._fields:
+            low = 0
+            for box in slabs(part.box, SLAB):
+                high = low + box_size(box)
+                yield field, box, (low, high)
+                low = high
+
     def _kept(self) -> list[tuple[str, str, Box]]:
         """What the server does not hold: variables that are not trained, such as running means."""
-        return [(p.machine, v.name, v.box) for p in self._replica.plan.programs for v in p.variables if not v.trainable]
+        names = [v.name for p in self._replica.plan.programs for v in p.variables if not v.trainable]
+        return list(slabs_of(self._replica, names))
 
     def _ask(self, shard: int, what: str, body: Any, *values: np.ndarray) -> Any:
         coordinator = self._replica.job.coordinator

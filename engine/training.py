@@ -34,7 +34,7 @@ from rainshed.engine.machine_side import (
 from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import Optimizer
 from rainshed.engine.predicted import with_predicted
-from rainshed.engine.progress import Progress
+from rainshed.engine.progress import Progress, Work
 from rainshed.engine.saving import SAVING_TASKS, ServerState
 from rainshed.engine.user_op import ops_of
 from rainshed.engine.variables import load_variables, save_variables
@@ -55,6 +55,8 @@ MAX_TRAIN_S: Final = 30 * 24 * 3600.0  # of one order to train: each step in it 
 class Training:
     """A graph, its data and its workers, ready to train. Use it as a context manager, or close it.
 
+    on_progress  told what replicas have done, on other threads
+    on_work      told what processes are busy with before their steps and between them, on other threads
     Raises  the compiler's errors; DataError if the data does not fit the graph's inputs; UsageError for options that clash
     """
 
@@ -65,10 +67,11 @@ class Training:
         options: TrainingOptions | None = None,
         *,
         on_progress: Callable[[Progress], None] | None = None,
+        on_work: Callable[[Work], None] | None = None,
     ) -> None:
         self.options = options or TrainingOptions()
         self.method = self.options.method
-        self._on_progress = on_progress
+        self._on_progress, self._on_work = on_progress, on_work
         self.step = 0  # steps that each replica has made since the warm start
         self._warm = 0
         graph = self._with_rule(graph)
@@ -127,6 +130,7 @@ class Training:
                 ops=ops_of(self.graph),
                 timeouts=o.timeouts,
                 on_report=self._reported,
+                on_work=self._at_work,
                 listen=o.listen,
                 token=o.token,
                 on_wait=o.on_wait,
@@ -317,6 +321,10 @@ class Training:
                 )
             )
 
+    def _at_work(self, agent: AgentHandle) -> None:
+        if self._on_work is not None:
+            self._on_work(Work(agent.title or agent.joined.name, agent.doing))
+
     def _result(self, results: Sequence[Trained], seconds: float) -> TrainingResult:
         machines = len(self.plan.machines)
         steps = sum(r.steps for r in results) // machines
@@ -379,7 +387,12 @@ class Training:
         return [agent for replica in self._replicas for agent in replica.agents]
 
     def _ask(self, agents: Sequence[AgentHandle], what: str, body: Any) -> None:
-        self._job.coordinator.ask(agents, what, body, Nothing, timeout_s=self.options.timeouts.start_s)
+        timeouts = self.options.timeouts
+        nbytes = sum(p.values[v.value].nbytes for p in self.plan.programs for v in p.variables)
+        limit_s = max(
+            timeouts.start_s, timeouts.for_bytes(nbytes)
+        )  # an exchange with the server tells nothing on its way
+        self._job.coordinator.ask(agents, what, body, Nothing, timeout_s=limit_s)
 
     def _explained(self, error: BaseException) -> BaseException:
         return self._job.explain(error) if isinstance(error, RainshedError) else error

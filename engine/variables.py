@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rainshed.engine.checkpoint import CheckpointReader, Kind, TensorSpec, compare, latest, write_checkpoint
+from rainshed.ops.access import Box
 from rainshed.ops.errors import CheckpointError
 from rainshed.ops.types import dtype_of
-from rainshed.runtime.cluster.deployed import Deployed
+from rainshed.runtime.cluster.deployed import SLAB, Deployed
+from rainshed.runtime.slabs import slabs
 
 Array = np.ndarray[Any, Any]
 
@@ -34,7 +36,7 @@ def save_variables(
 ) -> Path:
     """Write a checkpoint of all variables; its path. Raises CheckpointError."""
     with write_checkpoint(directory, step, tensors_of(deployment), metadata) as writer:
-        for machine, name, box, _, _ in deployment.parts():
+        for machine, name, box in slabs_of(deployment):
             writer.write(name, box, deployment.get(machine, [(name, box)])[0])
         return writer.commit()
 
@@ -55,9 +57,16 @@ def load_variables(deployment: Deployed, path: str | Path) -> int:
             wanted = {name: (spec.dtype, spec.shape) for name, spec in tensors.items() if spec.kind == kind}
             if wanted or kind == "model":
                 compare(reader, wanted, kind=kind)
-        for machine, name, box, _, _ in deployment.parts():
+        for machine, name, box in slabs_of(deployment):
             deployment.put(machine, [(name, box)], [reader.read(name, box)])
         return reader.step
+
+
+def slabs_of(deployment: Deployed, names: Sequence[str] | None = None) -> Iterator[tuple[str, str, Box]]:
+    """(machine, variable, box) of what machines keep, or of these variables, in boxes small enough to be held twice."""
+    for machine, name, box, _, _ in deployment.parts(names):
+        for slab in slabs(box, SLAB):
+            yield machine, name, slab
 
 
 def _checkpoint(path: Path) -> Path:

@@ -17,7 +17,7 @@ from rainshed.ops.gather import one_hot_op, scatter_add, scatter_add_along_axis,
 from rainshed.ops.getitem import getitem
 from rainshed.ops.ir import set_operators
 from rainshed.ops.layout import concat_op, flip, permute_dims
-from rainshed.ops.local2d import local2d, local2d_input_grad, local2d_weight_grad
+from rainshed.ops.local2d import local2d, local2d_input_grad, local2d_weight_grad, local2d_weight_step
 from rainshed.ops.local_response_norm import window_sum
 from rainshed.ops.matmul import matmul, matmul_nt, matmul_tn, matrix_transpose
 from rainshed.ops.op import Op, constant_op
@@ -54,6 +54,7 @@ _OPS: tuple[Op, ...] = (
     # neural networks
     softmax, log_softmax, softmax_cross_entropy, softmax_cross_entropy_grad, window_sum,
     conv2d, conv2d_input_grad, conv2d_weight_grad, local2d, local2d_input_grad, local2d_weight_grad,
+    local2d_weight_step,
     max_pool2d, max_pool2d_grad, sum_pool2d, sum_pool2d_grad,
     # made by the compiler
     send, recv, copy, fused, product,

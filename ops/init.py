@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.errors import GraphError, ShapeError
-from rainshed.ops.philox import fill_normal, fill_uniform, key_of
+from rainshed.ops.fill import Stream, fill_normal, fill_uniform
+from rainshed.ops.philox import key_of
 from rainshed.ops.types import DType
 
 KINDS = {"constant": 1, "uniform": 2, "normal": 2, "array": 0}
@@ -71,11 +72,7 @@ class Init:
             out[...] = self.numbers[0]
         elif self.kind == "uniform":
             low, high = self.numbers
-            fill_uniform(out, key_of(seed, name), 0, whole, offset)
-            out *= high - low
-            out += low
+            fill_uniform(out, Stream(key_of(seed, name), whole), offset, low, high)
         else:
             mean, std = self.numbers
-            fill_normal(out, key_of(seed, name), 0, whole, offset)
-            out *= std
-            out += mean
+            fill_normal(out, Stream(key_of(seed, name), whole), offset, mean, std)

@@ -16,7 +16,7 @@ import numpy as np
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.local2d_native import forward, input_gradient, weight_gradient
+from rainshed.ops.local2d_native import forward, input_gradient, weight_gradient, weight_step
 from rainshed.ops.op import FLOATS, REQUIRED, Cost, Op, Tile, Types, op
 from rainshed.ops.types import TensorType, Type, fixed, promote
 from rainshed.ops.window import (
@@ -317,4 +317,52 @@ local2d_weight_grad: Op = op(
     cpu=_weight_cpu,
     native=weight_gradient,
     doc="The gradient of local2d for w, whose windows are `kernel`; `low` is the padding at top and left.",
+)
+
+
+# -- a step of w along its gradient -----------------------------------------------------------------------------------
+def _step_clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
+    return {**_weight_clean(types[:2], attrs), "alpha": float(attrs["alpha"])}
+
+
+def _step_infer(types: Types, attrs: Attrs) -> Type:
+    found, w = _weight_infer(types[:2], attrs), types[2]
+    if found != w:
+        raise ShapeError(f"local2d_weight_step: the gradient is {found}; found w {w}")
+    return found
+
+
+def _step_access(types: Types, output: TensorType, attrs: Attrs) -> Access:
+    """Images stay together: w is added once."""
+    access = _weight_access(types[:2], output, attrs)
+    batch = Axis("b", access.axes[0].size, "whole")
+    return Access((batch, *access.axes[1:]), (*access.inputs, access.output), access.output)
+
+
+def _step_cpu(x: np.ndarray, dy: np.ndarray, w: np.ndarray, out: np.ndarray, *, alpha: float, **attrs: Any) -> None:
+    # A row of positions at a time: of the gradient no more than that is ever there.
+    height, width = two_windows(attrs["kernel"], {"stride": attrs["stride"]}, attrs["low"])
+    view = patches(x, (height, width), dy.shape[1:3])
+    for row in range(len(out)):
+        band = slice(row, row + 1)
+        gradient = np.matmul(
+            np.swapaxes(_positions(view[:, band]), 1, 2), _positions(dy[:, band] * dy.dtype.type(alpha))
+        )
+        np.add(w[band], gradient.reshape(out[band].shape), out=out[band])
+
+
+local2d_weight_step: Op = op(
+    name="local2d_weight_step",
+    work="convolution",
+    arity=3,
+    attrs={"kernel": REQUIRED, "stride": 1, "low": (0, 0), "alpha": REQUIRED},
+    kinds=FLOATS,
+    clean=_step_clean,
+    infer=_step_infer,
+    access=_step_access,
+    tile=_weight_tile,
+    cost=lambda types, output, attrs: Cost(flops=2 * fixed(types[0].shape)[0] * output.size),
+    cpu=_step_cpu,
+    native=weight_step,
+    doc="w + alpha * local2d_weight_grad(x, dy), which may be written over w: the gradient is never there as a whole.",
 )

@@ -91,7 +91,9 @@ def weight_gradient(types: Types, output: TensorType, attrs: Attrs) -> Bind | No
     return None if made is None else partial(_weigh, made, output, attrs)
 
 
-def _weigh(made: Products, output: TensorType, attrs: Attrs, operands: tuple[Array, ...], pieces: int) -> list[Call]:
+def _weigh(
+    made: Products, output: TensorType, attrs: Attrs, operands: tuple[Array, ...], pieces: int, add: int = 0
+) -> list[Call]:
     x, dy, result = operands
     oh, ow, kh, kw, channels, out = fixed(output.shape)
     windows = two_windows((kh, kw), attrs, attrs["low"])
@@ -107,13 +109,38 @@ def _weigh(made: Products, output: TensorType, attrs: Attrs, operands: tuple[Arr
         a_step=math.prod(size) * channels,
         weights=np.arange(len(x)) * oh * ow * out,
         columns=out,
-        units=_units(places, (0, taps), 1),
+        units=_units(places, (0, taps), 1, add),
         packs=_fits(made, out),
     )
     return [
         partial(_on_frame, sweeps.of(slice(low * ow, high * ow)).prepared(made), (x, dy, result), sides)
         for low, high in cuts(oh, pieces)
     ]
+
+
+def weight_step(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
+    """The calls of local2d_weight_step: those of the gradient, which add to w."""
+    made = ready(types, output)
+    return None if made is None else partial(_step, made, output, attrs)
+
+
+def _step(made: Products, output: TensorType, attrs: Attrs, operands: tuple[Array, ...], pieces: int) -> list[Call]:
+    x, dy, w, result = operands
+    scaled = np.empty_like(dy)
+    added = _weigh(made, output, attrs, (x, scaled, result), pieces, add=1)
+    alpha = np.float32(attrs["alpha"])
+    return [
+        partial(_move, run, (dy[:, low:high], w[low:high]), (scaled[:, low:high], result[low:high]), alpha)
+        for run, (low, high) in zip(added, cuts(fixed(output.shape)[0], pieces), strict=True)
+    ]
+
+
+def _move(run: Call, given: tuple[Array, Array], into: tuple[Array, Array], alpha: np.float32) -> None:
+    """Rows of positions: alpha * dy is made, w is put in its place if it is not there already, and the products are added."""
+    np.multiply(given[0], alpha, out=into[0])
+    if given[1].ctypes.data != into[1].ctypes.data:
+        np.copyto(into[1], given[1])
+    run()
 
 
 def input_gradient(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:

@@ -8,14 +8,12 @@ Source  Philox4x32-10 (Salmon et al., SC 2011, "Parallel random numbers: as easy
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import numpy as np
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
-CHUNK = 1 << 15  # elements at a time: the ten rounds stay in the cache
 
 
 def key_of(seed: int, name: str) -> tuple[int, int]:
@@ -53,48 +51,60 @@ def element_indices(whole: tuple[int, ...], offset: tuple[int, ...], shape: tupl
     return total
 
 
-def fill_uniform(
-    out: np.ndarray, key: tuple[int, int], step: int, whole: tuple[int, ...], offset: tuple[int, ...]
-) -> None:
-    """Fill `out`, the box at `offset` of an array of shape `whole`, with uniform numbers in [0, 1)."""
-    _fill(out, key, step, whole, offset, _uniform)
-
-
-def fill_normal(
-    out: np.ndarray, key: tuple[int, int], step: int, whole: tuple[int, ...], offset: tuple[int, ...]
-) -> None:
-    """The same with standard normal numbers (Box and Muller's transform, one number per element)."""
-    _fill(out, key, step, whole, offset, _normal)
-
-
-def _uniform(w0: np.ndarray, w1: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def uniform_of(w0: np.ndarray, w1: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Uniform numbers in [0, 1) from two random words each."""
     if dtype == np.float32:
         return ((w0 >> np.uint64(8)).astype(np.float32)) * np.float32(2.0**-24)
     return ((w0 << np.uint64(21)) ^ (w1 >> np.uint64(11))).astype(np.float64) * 2.0**-53
 
 
-def _normal(w0: np.ndarray, w1: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def normal_of(w0: np.ndarray, w1: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Standard normal numbers from two random words each (Box and Muller's transform, of which only the cosine is taken)."""
+    if dtype == np.float32:
+        return _normal_f32(w0, w1)
     u = ((w0 >> np.uint64(8)).astype(np.float64) + 1.0) * 2.0**-24  # (0, 1]: the logarithm stays finite
     v = (w1 >> np.uint64(8)).astype(np.float64) * 2.0**-24
     return (np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)).astype(dtype)
 
 
-def _fill(
-    out: np.ndarray,
-    key: tuple[int, int],
-    step: int,
-    whole: tuple[int, ...],
-    offset: tuple[int, ...],
-    make: Callable[[np.ndarray, np.ndarray, np.dtype], np.ndarray],
-) -> None:
-    if out.size == 0:
-        return
-    if out.ndim == 0:
-        out[...] = make(*philox(np.zeros(1, np.uint64), step, key), out.dtype)[0]
-        return
-    row = out[0].size
-    rows = max(1, CHUNK // max(1, row))
-    for start in range(0, out.shape[0], rows):
-        block = out[start : start + rows]
-        index = element_indices(whole, (offset[0] + start, *offset[1:]), block.shape)
-        block[...] = make(*philox(index, step, key), out.dtype)
+# Factors from the highest power down, in float32.
+LOG = (0.070376836292, -0.1151461031, 0.116769987400, -0.12420140846, 0.14249322787, -0.16668057665, 0.20000714765,
+       -0.24999993993, 0.33333331174)  # fmt: skip
+SINE = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
+COSINE = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
+LN2 = (-2.12194440e-4, 0.693359375)  # their sum; the second has few bits
+HALF_ROOT = 0.70710678118654752
+ANGLE = 2.0 * np.pi * 2.0**-24  # of the least step of a turn
+
+
+def _normal_f32(w0: np.ndarray, w1: np.ndarray) -> np.ndarray:
+    """Of operations that IEEE 754 rounds in one way only, so that machine code (ops/fill.py) gives the same bits anywhere.
+
+    Source  Cephes' logf, sinf and cosf (S. Moshier, 1992)
+    """
+    f, half, one = np.float32, np.float32(0.5), np.float32(1)
+    u = ((w0 >> np.uint64(8)) + np.uint64(1)).astype(f) * f(2.0**-24)  # (0, 1]
+    bits = u.view(np.int32)
+    power = ((bits >> 23) - 126).astype(f)
+    x = ((bits & 0x7FFFFF) | 0x3F000000).view(f)  # u = x * 2**power, with x from 0.5 up to 1
+    low = x < f(HALF_ROOT)
+    power, x = np.where(low, power - one, power), np.where(low, x + x - one, x - one)
+    z = x * x
+    rest = _polynomial(x, LOG) * z + power * f(LN2[0]) - half * z
+    radius = np.sqrt(f(-2) * (x + rest + power * f(LN2[1])))
+    v = (w1 >> np.uint64(8)).astype(np.int32) + (1 << 21)
+    quarter = v >> 22  # of a turn, each around one axis
+    a = ((v & 0x3FFFFF) - (1 << 21)).astype(f) * f(ANGLE)
+    z = a * a
+    sine = _polynomial(z, SINE) * a + a
+    cosine = _polynomial(z, COSINE) * z - half * z + one
+    wave = np.where((quarter & 1) != 0, sine, cosine)
+    return np.asarray(radius * np.where(((quarter + 1) & 2) != 0, -wave, wave))
+
+
+def _polynomial(x: np.ndarray, factors: tuple[float, ...]) -> np.ndarray:
+    """The factors' polynomial, times x."""
+    total = x * np.float32(factors[0])
+    for factor in factors[1:]:
+        total = (total + np.float32(factor)) * x
+    return total

@@ -15,9 +15,11 @@ import numpy as np
 from rainshed.ops.access import Access, Axis, Reach
 from rainshed.ops.elementwise import multiply, where
 from rainshed.ops.errors import DTypeError, GraphError
+from rainshed.ops.fill import Stream, fill_normal, fill_uniform
 from rainshed.ops.ir import Attrs, Node, current_origin
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, constant_op, op
-from rainshed.ops.philox import fill_normal, fill_uniform, key_of
+from rainshed.ops.philox import key_of
+from rainshed.ops.random_native import chances, draws
 from rainshed.ops.source import clean_part, step_op
 from rainshed.ops.types import TensorType, Type, bool_, dtype_of, fixed, float32, int64, shape_of
 
@@ -71,50 +73,69 @@ def _tile(tile: Tile) -> Mapping[str, Any]:
     }
 
 
-def _draw(fill: Callable[..., None], out: np.ndarray, step: np.ndarray, attrs: Mapping[str, Any]) -> None:
+def _stream(out: np.ndarray, step: np.ndarray, attrs: Mapping[str, Any]) -> tuple[Stream, tuple[int, ...]]:
+    """The node's numbers, and where `out` lies in their array."""
     whole, offset = attrs["whole"] or out.shape, attrs["offset"] or (0,) * out.ndim
-    fill(out, key_of(attrs["seed"], attrs["stream"]), int(step), whole, offset)
+    return Stream(key_of(attrs["seed"], attrs["stream"]), whole, int(step)), offset
 
 
 def _uniform_cpu(step: np.ndarray, out: np.ndarray, *, low: float, high: float, **attrs: Any) -> None:
-    _draw(fill_uniform, out, step, attrs)
-    out *= out.dtype.type(high - low)
-    out += out.dtype.type(low)
+    fill_uniform(out, *_stream(out, step, attrs), low, high)
 
 
 def _normal_cpu(step: np.ndarray, out: np.ndarray, *, mean: float, std: float, **attrs: Any) -> None:
-    _draw(fill_normal, out, step, attrs)
-    out *= out.dtype.type(std)
-    out += out.dtype.type(mean)
+    fill_normal(out, *_stream(out, step, attrs), mean, std)
 
 
 def _bernoulli_cpu(step: np.ndarray, out: np.ndarray, *, p: float, **attrs: Any) -> None:
     drawn = np.empty(out.shape, np.float64)
-    _draw(fill_uniform, drawn, step, attrs)
+    fill_uniform(drawn, *_stream(out, step, attrs))
     out[...] = drawn < p
 
 
-def _random(
-    name: str, numbers: dict[str, Any], dtype: str, cpu: Callable[..., None], kinds: tuple[str, ...], flops: int
-) -> Op:
+def _random(numbers: dict[str, Any], kinds: tuple[str, ...], **rest: Any) -> Op:
+    name = rest["name"]
     return op(
-        name=name,
         work="elementwise",
         arity=1,
-        attrs={**PLACE, "dtype": dtype, **numbers},
-        clean=_cleaner(name, tuple(numbers), kinds),
+        attrs={**PLACE, "dtype": "float32", **numbers},
+        clean=_cleaner(name, tuple(n for n in numbers if n != "dtype"), kinds),
         infer=_infer,
         access=_access,
         tile=_tile,
-        cost=lambda types, output, attrs: Cost(flops * output.nbytes),
-        cpu=cpu,
         doc=f"Numbers of the distribution {name.removeprefix('random_')}, new at each step, which is the input.",
+        **rest,
     )
 
 
-uniform_op: Op = _random("random_uniform", {"low": 0.0, "high": 1.0}, "float32", _uniform_cpu, ("float",), 20)
-normal_op: Op = _random("random_normal", {"mean": 0.0, "std": 1.0}, "float32", _normal_cpu, ("float",), 30)
-bernoulli_op: Op = _random("random_bernoulli", {"p": REQUIRED}, "bool", _bernoulli_cpu, ("float", "int", "bool"), 20)
+def _cost(flops: int) -> Callable[[Types, Type, Attrs], Cost]:
+    return lambda types, output, attrs: Cost(flops * output.nbytes)
+
+
+uniform_op: Op = _random(
+    {"low": 0.0, "high": 1.0},
+    ("float",),
+    name="random_uniform",
+    cost=_cost(20),
+    cpu=_uniform_cpu,
+    native=draws("uniform", lambda attrs: (attrs["high"] - attrs["low"], attrs["low"])),
+)
+normal_op: Op = _random(
+    {"mean": 0.0, "std": 1.0},
+    ("float",),
+    name="random_normal",
+    cost=_cost(30),
+    cpu=_normal_cpu,
+    native=draws("normal", lambda attrs: (attrs["std"], attrs["mean"])),
+)
+bernoulli_op: Op = _random(
+    {"p": REQUIRED, "dtype": "bool"},
+    ("float", "int", "bool"),
+    name="random_bernoulli",
+    cost=_cost(20),
+    cpu=_bernoulli_cpu,
+    native=chances,
+)
 
 
 def random_uniform(

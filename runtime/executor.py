@@ -26,6 +26,7 @@ from rainshed.ops.op import Op
 from rainshed.runtime.buffers import Array
 from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.dispatch import Dispatcher
+from rainshed.runtime.initial import Told, untold
 from rainshed.runtime.kernels import POLICIES, Call, type_of
 from rainshed.runtime.loaded import Feeds, Loaded, PartKey, text_of
 from rainshed.runtime.messages import Finished, Value
@@ -142,9 +143,9 @@ class Executor:
         """The machine's own array of a part of a variable: whoever fills it, does so between steps."""
         return self._between_steps().variable_array(name, box)
 
-    def init_variables(self, seed: int) -> None:
-        """Give every variable its first value: the same numbers however it is split."""
-        self._between_steps().init_variables(seed)
+    def init_variables(self, seed: int, told: Told = untold) -> None:
+        """Give every variable its first value: the same numbers however it is split. `told`: of bytes done, and of all."""
+        self._between_steps().init_variables(seed, told)
 
     def _between_steps(self) -> Loaded:
         if self._stepping:

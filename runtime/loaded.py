@@ -9,13 +9,12 @@ import numpy as np
 
 from rainshed.compiler.plan import Assign, Feed, Program, Recv, Run, Send, Variable
 from rainshed.ops.access import Box, box_shape
-from rainshed.ops.errors import DataError, PlanError, UsageError
-from rainshed.ops.init import Init
+from rainshed.ops.errors import DataError, UsageError
 from rainshed.ops.op import Op
-from rainshed.ops.text import parse_attr
-from rainshed.ops.types import dtype_of
+from rainshed.ops.types import TensorType, dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 from rainshed.runtime.dispatch import is_static
+from rainshed.runtime.initial import Told, fill
 from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, type_of
 from rainshed.runtime.segments import Segment, Wish, segments_of
 from rainshed.runtime.wire import array_payload
@@ -117,24 +116,31 @@ class Loaded:
     # -- variables ----
 
     def set_variable(self, name: str, box: Box, array: Any) -> None:
-        """Give a part of a variable its value: of exactly its shape and element type. Raises DataError."""
-        part = self._part(name, box)
-        expected, given = type_of(self.program.values[part.value]), np.asarray(array)
+        """Give a box of a variable, within a part that this machine owns, its value: of exactly its shape and element type.
+
+        Raises  DataError
+        """
+        part, region = self._held(name, box)
+        expected, given = TensorType(type_of(self.program.values[part.value]).dtype, box_shape(box)), np.asarray(array)
         if given.shape != expected.shape or given.dtype != expected.dtype.numpy:
             raise DataError(f"variable {name!r}{text_of(box)} is {expected}; found {given.dtype}{list(given.shape)}")
         if self.units.at(part.value) is None:
-            np.copyto(self.arrays[part.value], given)
+            np.copyto(part_of(self.arrays[part.value], region), given)
             return
-        if part.value in self._mirrors:
-            np.copyto(self._mirrors[part.value], given)
-        self.units.write(part.value, given)
+        mirror = self._mirrors.get(part.value)
+        held = self.units.read(part.value) if mirror is None else mirror
+        np.copyto(part_of(held, region), given)
+        self.units.write(part.value, held)
 
     def get_variable(self, name: str, box: Box) -> Array:
-        """A copy of a part of a variable that this machine owns."""
-        value = self._part(name, box).value
-        if value in self._mirrors:
-            return self._mirrors[value].copy()
-        return self.arrays[value].copy() if self.units.at(value) is None else self.units.read(value)
+        """A copy of a box of a variable, within a part that this machine owns."""
+        part, region = self._held(name, box)
+        if part.value in self._mirrors:
+            return part_of(self._mirrors[part.value], region).copy()
+        if self.units.at(part.value) is None:
+            return part_of(self.arrays[part.value], region).copy()
+        found = self.units.read(part.value)
+        return found if found.shape == box_shape(box) else part_of(found, region).copy()
 
     def variable_array(self, name: str, box: Box) -> Array:
         """The array of a part of a variable that this machine owns, not a copy."""
@@ -147,25 +153,34 @@ class Loaded:
             self._mirrors[value] = self.units.read(value)
         return self._mirrors[value]
 
-    def init_variables(self, seed: int) -> None:
-        """Give every variable its first value: the same numbers however it is split."""
+    def init_variables(self, seed: int, told: Told) -> None:
+        """Give every variable its first value: the same numbers however it is split. `told`: of bytes done, and of all."""
+        hosts = [(v, self.arrays[v.value]) for v in self.program.variables if self.units.at(v.value) is None]
+        fill(hosts, seed=seed, threads=self._threads, told=told)
         for v in self.program.variables:
-            init = parse_attr(v.init)
-            if not isinstance(init, Init):
-                raise PlanError(f"variable {v.name!r}: {v.init[:80]!r} is no initial value")
-            offset = tuple(low for low, _ in v.box)
-            at, of = self.units.at(v.value), self.program.values[v.value]
-            array = self.arrays[v.value] if at is None else np.empty(of.shape, dtype_of(of.dtype).numpy)
-            init.fill(array, seed=seed, name=v.name, whole=v.whole, offset=offset)
-            if at is not None:
+            if self.units.at(v.value) is not None:
+                array = np.empty(box_shape(v.box), dtype_of(self.program.values[v.value].dtype).numpy)
+                fill([(v, array)], seed=seed, threads=self._threads, told=told)
                 self.set_variable(v.name, v.box, array)
+
+    def _held(self, name: str, box: Box) -> tuple[Variable, Box]:
+        """The part that holds this box of a variable, and where in it the box lies."""
+        for (held, own), part in self._parts.items():
+            if held == name and len(own) == len(box):
+                pairs = list(zip(own, box, strict=True))
+                if all(start <= low <= high <= end for (start, end), (low, high) in pairs):
+                    return part, tuple((low - start, high - start) for (start, _), (low, high) in pairs)
+        raise self._not_owned(name, box)
 
     def _part(self, name: str, box: Box) -> Variable:
         part = self._parts.get((name, tuple(box)))
         if part is None:
-            own = ", ".join(f"{n}{text_of(b)}" for n, b in self._parts) or "none"
-            raise UsageError(f"{self.program.machine} does not own variable {name!r}{text_of(box)}", owns=own)
+            raise self._not_owned(name, box)
         return part
+
+    def _not_owned(self, name: str, box: Box) -> UsageError:
+        own = ", ".join(f"{n}{text_of(b)}" for n, b in self._parts) or "none"
+        return UsageError(f"{self.program.machine} does not own variable {name!r}{text_of(box)}", owns=own)
 
     # -- what goes into a step, and comes out ----
 

@@ -24,6 +24,7 @@ from rainshed.ops.access import box_shape
 from rainshed.ops.op import Op
 from rainshed.ops.types import dtype_of
 from rainshed.runtime.executor import Executor, Options
+from rainshed.runtime.initial import untold
 from rainshed.runtime.kernels import Call
 from rainshed.runtime.loaded import Loaded
 
@@ -84,7 +85,7 @@ def _kernel_calls(program: Program, ops: Mapping[str, Op]) -> list[Call | None]:
     """The kernels without what gives variables new values: a net that learns the same for hundreds of rounds ends with numbers so
     small that processors slow down on them."""
     loaded = Loaded(program, ops)
-    loaded.init_variables(0)
+    loaded.init_variables(0, untold)
     loaded.feed(0, _feeds(program))
     return [call if isinstance(i, Run) else None for i, call in zip(program.instructions, loaded.calls, strict=True)]
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST
 from rainshed.ops.ir import Graph, Node, users
+from rainshed.ops.local2d import local2d_weight_grad, local2d_weight_step
 from rainshed.ops.matmul import matmul, matmul_nt, matmul_tn, matrix_transpose
 from rainshed.ops.product import product_of
+from rainshed.ops.source import variable_op
 from rainshed.ops.types import Shape
 
 Pair = tuple[Node, Node]
@@ -26,6 +28,7 @@ class Sum:
     alpha: float = 1.0
     c: Node | None = None
     inside: tuple[Node, ...] = ()
+    local: Node | None = None  # of a locally connected layer, the gradient of the weights: no product of two matrices
 
 
 def fold_products(graph: Graph, setting: Setting) -> Graph:
@@ -34,6 +37,7 @@ def fold_products(graph: Graph, setting: Setting) -> Graph:
         matmul(transpose(a), b), matmul_nt(a, b), ...        no copy of a or b
         matmul(a, b) + matmul(d, e), sum_to(matmul(a, b))    one result, added to in place
         c + matmul(a, b), w - number * matmul(a, b)          the same, beginning with c
+        w - number * local2d_weight_grad(x, dy)              a step of w, written over w: the gradient is never there whole
 
     In      every node has a device
             sums of the forward part only where there is one machine: elsewhere a part may be computed while another is waited for
@@ -52,6 +56,11 @@ def fold_products(graph: Graph, setting: Setting) -> Graph:
             continue
         if found is None or (node.op is matmul and found.pairs == (node.inputs,)):  # a plain product stays one
             new[node] = node.with_inputs([new[i] for i in node.inputs])
+            continue
+        if found.local is not None and found.c is not None:
+            ((x, dy),) = found.pairs
+            step = local2d_weight_step(new[x], new[dy], new[found.c], alpha=found.alpha, **found.local.attrs)
+            new[node] = step.alike(step.inputs, node.origin, node.device)
             continue
         attrs = {"turn_a": found.turns[0], "turn_b": found.turns[1], "summed": found.summed, "alpha": found.alpha}
         made = product_of([(new[a], new[b]) for a, b in found.pairs], None if found.c is None else new[found.c], attrs)
@@ -103,7 +112,9 @@ class _Folder:
         """The sum that a value is, if this reader may take it in."""
         found = self.found.get(value)
         alone = len(self.readers[value]) == 1 and value not in self.roots and value.device == reader.device
-        return found if found is not None and alone and value.origin.pin == reader.origin.pin else None
+        if found is None or found.local is not None:
+            return None
+        return found if alone and value.origin.pin == reader.origin.pin else None
 
     def _summed(self, node: Node) -> Sum | None:
         """sum_to over leading batch axes"""
@@ -144,10 +155,21 @@ class _Folder:
             others = [i for i in step.inputs if i not in factors]
             if len(factors) == len(others) == 1 and step.device == node.device:
                 number, value, inside = float(factors[0].attrs["value"].reshape(())), others[0], (step,)
+        if value.op is local2d_weight_grad:
+            return self._stepped(c, value, -number, (*inside, value), node)
         found = self._alone(value, inside[0] if inside else node)
         if found is None or found.c is not None or value.type != node.type:
             return None
         return Sum(found.pairs, found.turns, found.summed, -number * found.alpha, c, (*found.inside, *inside, value))
+
+    def _stepped(self, w: Node, gradient: Node, alpha: float, inside: tuple[Node, ...], node: Node) -> Sum | None:
+        """w + alpha * gradient of a locally connected layer, where nothing else reads the gradient"""
+        alone = len(self.readers[gradient]) == 1 and gradient not in self.roots and gradient.type == node.type
+        same = gradient.device == node.device and gradient.origin.pin == node.origin.pin
+        if not (alone and same and w.op is variable_op):
+            return None
+        x, dy = gradient.inputs
+        return Sum(((x, dy),), (False, False), alpha=alpha, c=w, inside=inside, local=gradient)
 
 
 def _reads_turned(reader: Node) -> bool:

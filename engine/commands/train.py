@@ -141,7 +141,7 @@ def _train(
 ) -> tuple[TrainingResult, dict[str, int], dict[str, Any]]:
     """What was done, the processes, and a step of a replica: predicted beside measured."""
     table = TrainingTable(quiet=args.quiet)
-    with table, Training(graph, data, options, on_progress=table.on) as training:
+    with table, Training(graph, data, options, on_progress=table.on, on_work=table.working) as training:
         pids = {"coordinator": os.getpid(), **training.pids}
         done = training.step * options.method.replicas
         if done >= total:

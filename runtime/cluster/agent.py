@@ -70,7 +70,7 @@ class Agent:
         self.name = options.name or f"{socket.gethostname()}-{os.getpid()}"
         self.roles: dict[str, Any] = {}  # what the tasks keep: "machine", "server", data, ...
         self.stopping = threading.Event()
-        self.progress = (-1, "")
+        self.progress = (-1, "")  # the step, and what is being done: any change tells the coordinator that work goes on
         self.error: RainshedError | None = None
         self._orders: queue.SimpleQueue[tuple[Order, memoryview] | None] = queue.SimpleQueue()
         self._closers: list[Callable[[], None]] = []
@@ -129,6 +129,10 @@ class Agent:
         """Tell the coordinator something in the middle of a task."""
         self._say(Report(kind), pack(body))
 
+    def at_work(self, what: str, done: int, total: int) -> None:
+        """How far a long task is, in bytes: the next heartbeat tells it."""
+        self.progress = (self.progress[0], f"{what}: {done:,} of {total:,} bytes")
+
     def done(self, request: int, body: Any) -> None:
         """Answer an order that was taken at once."""
         self._say(Done(request), pack(body))
@@ -138,6 +142,7 @@ class Agent:
             task = self.tasks.get(order.what)
             if task is None:
                 raise UsageError(f"this worker has no task {order.what!r}", tasks=", ".join(self.tasks))
+            self.progress = (self.progress[0], order.what)
             body, arrays = task(self, payload)
             self._say(Done(order.request), pack(body, arrays))
         except RainshedError as error:

@@ -1,7 +1,8 @@
 """The coordinator's side of a job: who has joined, orders to them, their answers, and the first thing that goes wrong.
 
 An agent is a process (or thread) that joined. Orders to one agent are carried out one after the other; `Answer.get` waits for what
-comes back. When an agent is lost, everybody who waits is told at once, by an error that names the process.
+comes back as long as the agent gets on: its time runs from the last sign of progress. When an agent is lost, everybody who waits is
+told at once, by an error that names the process.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ _BY_CODE: Final = {
 }
 T = TypeVar("T")
 OnReport = Callable[["AgentHandle", str, memoryview], None]
+OnWork = Callable[["AgentHandle"], None]
 
 
 @dataclass(eq=False)
 class AgentHandle:
-    """An agent as the coordinator sees it. `title` is what it has become, such as "machine r0/m1"."""
+    """An agent as the coordinator sees it.
+
+    title    what it has become, such as "machine r0/m1"
+    doing    what it says that it does, and how far it is
+    moved    when it last got on: another step, more of what it does, a report, or bytes of an answer (time.monotonic)
+    """
 
     channel: Channel
     joined: Join
@@ -41,6 +48,20 @@ class AgentHandle:
     step: int = -1
     doing: str = ""
     last_beat: float = field(default_factory=time.monotonic)
+    moved: float = field(default_factory=time.monotonic)
+    answering: bool = False  # the payload of an answer is coming in
+
+    @property
+    def last_moved(self) -> float:
+        return max(self.moved, self.channel.counters.last_heard) if self.answering else self.moved
+
+    def beat(self, step: int, doing: str) -> bool:
+        """A heartbeat has come; whether it tells of progress."""
+        self.last_beat = time.monotonic()
+        if (step, doing) == (self.step, self.doing):
+            return False
+        self.step, self.doing, self.moved = step, doing, self.last_beat
+        return True
 
     def __str__(self) -> str:
         who = self.title or self.joined.name
@@ -48,11 +69,12 @@ class AgentHandle:
 
 
 class Answer:
-    """What an order will bring."""
+    """What an order will bring. `silent_s`: how long the agent may show no progress."""
 
-    def __init__(self, coordinator: Coordinator, agent: AgentHandle, what: str, timeout_s: float) -> None:
+    def __init__(self, coordinator: Coordinator, agent: AgentHandle, what: str, silent_s: float) -> None:
         self._coordinator, self.agent, self._what = coordinator, agent, what
-        self._deadline = Deadline.after(timeout_s)
+        self._silent_s = silent_s
+        self.asked = time.monotonic()
         self._payload: memoryview | None = None
         self._error: RainshedError | None = None
 
@@ -67,28 +89,37 @@ class Answer:
         return self._payload is not None or self._error is not None
 
     def wait(self) -> None:
-        with self._coordinator.changed:
-            came = self._coordinator.changed.wait_for(
-                lambda: self.ended or self._coordinator.error, self._deadline.left()
-            )
+        coordinator = self._coordinator
+        with coordinator.changed:
+            while not self.ended and coordinator.error is None and (left_s := self._left_s()) > 0:
+                coordinator.changed.wait(left_s)
         if self._error is not None:
-            raise self._coordinator.cause(self._error)
-        if self._payload is None and self._coordinator.error is not None:
-            raise self._coordinator.error
-        if not came:
-            raise StallError(
-                f"the coordinator waited {self._deadline.total_s:.3g} s for {self.agent} to {self._what}",
-                last_step=self.agent.step if self.agent.step >= 0 else None,
-                doing=self.agent.doing or None,
-                last_heard=f"{time.monotonic() - self.agent.channel.counters.last_heard:.1f} s ago",
-            )
+            raise coordinator.cause(self._error)
+        if self._payload is None:
+            raise coordinator.error or self._stalled()
+
+    def _left_s(self) -> float:
+        return max(self.asked, self.agent.last_moved) + self._silent_s - time.monotonic()
+
+    def _stalled(self) -> StallError:
+        now, agent = time.monotonic(), self.agent
+        return StallError(
+            f"the coordinator waited {self._silent_s:.3g} s for {agent} to {self._what}",
+            last_step=agent.step if agent.step >= 0 else None,
+            doing=agent.doing or None,
+            asked=f"{now - self.asked:.1f} s ago",
+            last_heard=f"{now - agent.channel.counters.last_heard:.1f} s ago",
+        )
 
 
 class Coordinator:
     """Listens for agents; the Handler of its own endpoint.
 
     on_report  called for each Report, on the agent's reading thread
+    on_work    called there when a heartbeat tells of progress: see AgentHandle.doing
     """
+
+    on_work: OnWork | None = None
 
     def __init__(
         self, uri: str, token: bytes, *, job: str, timeouts: Timeouts | None = None, on_report: OnReport | None = None
@@ -115,11 +146,13 @@ class Coordinator:
     def wait_for(self, count: int, *, check: Callable[[], None] | None = None) -> list[AgentHandle]:
         """Wait until so many agents have joined. `check` is called now and then: it raises if one can no longer come.
 
-        Raises  StallError when `start_s` has passed
+        Raises  StallError when nobody has joined for `start_s`
         """
-        deadline = Deadline.after(self.timeouts.start_s)
+        deadline, joined = Deadline.after(self.timeouts.start_s), 0
         with self.changed:
             while len(self.agents) < count:
+                if len(self.agents) > joined:
+                    deadline, joined = Deadline.after(self.timeouts.start_s), len(self.agents)
                 if self.error is not None:
                     raise self.error
                 if deadline.expired:
@@ -141,7 +174,10 @@ class Coordinator:
         *,
         timeout_s: float | None = None,
     ) -> Answer:
-        """Tell an agent to do something. Raises what has gone wrong before."""
+        """Tell an agent to do something. Raises what has gone wrong before.
+
+        timeout_s   how long it may show no progress: by default, what an exchange of so many bytes may take
+        """
         if self.error is not None:
             raise self.error
         payload = pack(body, arrays)
@@ -155,6 +191,7 @@ class Coordinator:
             agent.channel.send(Order(request, what), payload, timeout_s=self.timeouts.for_bytes(nbytes))
         except RainshedError as error:
             raise self.cause(error) from None
+        answer.asked = time.monotonic()
         return answer
 
     def ask(
@@ -212,6 +249,8 @@ class Coordinator:
             raise ProtocolError(f"{type(message).__name__} has no payload; {nbytes} bytes came")
         if isinstance(message, Done) and message.request not in self._answers:
             raise ProtocolError(f"an answer to the order {message.request}, which nobody gave")
+        if (agent := self._by_channel.get(channel)) is not None:
+            agent.answering = bool(nbytes)
         if nbytes > MAX_ANSWER_NBYTES or (isinstance(message, Report) and nbytes > 1 << 20):
             raise ProtocolError(f"{type(message).__name__} with a payload of {nbytes} bytes")
         return memoryview(bytearray(nbytes))
@@ -223,14 +262,18 @@ class Coordinator:
         agent = self._by_channel.get(channel)
         if agent is None:
             raise ProtocolError(f"{type(message).__name__} before Join")
+        if agent.answering:
+            agent.moved, agent.answering = time.monotonic(), False
         match message:
             case Done(request=request):
                 self._answered(request, payload, None)
             case Refused(request=request, code=code, text=text):
                 self._answered(request, None, _BY_CODE.get(code, RainshedError)(text))
             case Heartbeat(step=step, op=op):
-                agent.step, agent.doing, agent.last_beat = step, op, time.monotonic()
+                if agent.beat(step, op) and self.on_work is not None:
+                    self.on_work(agent)
             case Report(kind=kind):
+                agent.moved = time.monotonic()
                 if self.on_report is not None:
                     self.on_report(agent, kind, payload)
             case Failed(code=code, text=text):

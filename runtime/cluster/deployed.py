@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from rainshed.compiler.plan import Plan
 from rainshed.ops.access import Box
 from rainshed.ops.errors import DataError
 from rainshed.ops.types import dtype_of
+from rainshed.runtime.slabs import slabs
 from rainshed.runtime.trace import MachineTrace
 
+SLAB: Final = 1 << 24  # elements of a variable that are on their way to or from a machine at once
 Array = np.ndarray[Any, Any]
 
 
@@ -38,11 +40,11 @@ class Deployed(ABC):
 
     @abstractmethod
     def get(self, machine: str, parts: Sequence[tuple[str, Box]]) -> list[Array]:
-        """The values of parts of variables that one machine owns."""
+        """The values of boxes of variables, each within a part that the machine owns."""
 
     @abstractmethod
     def put(self, machine: str, parts: Sequence[tuple[str, Box]], values: Sequence[Array]) -> None:
-        """Give parts of variables their values."""
+        """Give boxes of variables, each within a part that the machine owns, their values."""
 
     @abstractmethod
     def bytes_between(self) -> dict[tuple[str, str], int]:
@@ -92,9 +94,9 @@ class Deployed(ABC):
         """Every variable, whole. Only for models that fit here: see `parts` and `get` for those that do not."""
         wholes: dict[str, Array] = {}
         for machine, name, box, whole, dtype in self.parts():
-            wholes.setdefault(name, np.empty(whole, dtype_of(dtype).numpy))[slices_of(box)] = self.get(
-                machine, [(name, box)]
-            )[0]
+            into = wholes.setdefault(name, np.empty(whole, dtype_of(dtype).numpy))
+            for slab in slabs(box, SLAB):
+                into[slices_of(slab)] = self.get(machine, [(name, slab)])[0]
         return wholes
 
     def set_variables(self, values: Mapping[str, Any]) -> None:
@@ -107,9 +109,9 @@ class Deployed(ABC):
             whole, dtype = known[name]
             if array.shape != whole or array.dtype != dtype_of(dtype).numpy:
                 raise DataError(f"variable {name!r} is {dtype}{list(whole)}; found {array.dtype}{list(array.shape)}")
-        for machine, name, box, _, _ in self.parts():
-            if name in arrays:
-                self.put(machine, [(name, box)], [np.asarray(arrays[name][slices_of(box)])])
+        for machine, name, box, _, _ in self.parts(list(arrays)):
+            for slab in slabs(box, SLAB):
+                self.put(machine, [(name, slab)], [np.asarray(arrays[name][slices_of(slab)])])
 
 
 def slices_of(box: Box) -> tuple[slice, ...]:

@@ -21,7 +21,7 @@ from rainshed.ops.errors import PeerLostError, RainshedError, UsageError
 from rainshed.ops.op import Op
 from rainshed.runtime.auth import new_token
 from rainshed.runtime.cluster.agent import Agent, AgentOptions, AtOnce, Task, raw_json
-from rainshed.runtime.cluster.coordinator import AgentHandle, Coordinator, OnReport
+from rainshed.runtime.cluster.coordinator import AgentHandle, Coordinator, OnReport, OnWork
 from rainshed.runtime.cluster.deployed import Deployed, slices_of
 from rainshed.runtime.cluster.orders import (
     Address,
@@ -65,6 +65,7 @@ class JobOptions:
     ops: Mapping[str, Op] = field(default_factory=lambda: CATALOGUE)
     timeouts: Timeouts = field(default_factory=Timeouts)
     on_report: OnReport | None = None
+    on_work: OnWork | None = None
     listen: str = "tcp://127.0.0.1:0"
     token: bytes | None = field(default=None, repr=False)
     name: str = "job"
@@ -90,6 +91,7 @@ class Job:
         self.coordinator = Coordinator(
             uri, token, job=options.name, timeouts=self.timeouts, on_report=options.on_report
         )
+        self.coordinator.on_work = options.on_work
         try:
             self._start(count, token)
             check = self._processes.check if self._processes is not None else None

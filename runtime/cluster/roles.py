@@ -9,6 +9,7 @@ import sysconfig
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
@@ -182,7 +183,7 @@ def connect(agent: Agent, payload: memoryview) -> Answer:
 
 def init_variables(agent: Agent, payload: memoryview) -> Answer:
     body, _ = unpack(payload, InitVariables)
-    machine_of(agent).executor.init_variables(body.seed)
+    machine_of(agent).executor.init_variables(body.seed, partial(agent.at_work, "first values"))
     return NOTHING
 
 

@@ -24,7 +24,7 @@ from rainshed.runtime import messages
 from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.messages import AskShard, Attach, Fetch, Message, Push, Put, PutAck, RestoreShard, Said, ShardTold
 from rainshed.runtime.params.rule import Array
-from rainshed.runtime.params.shard import Shard, Worker
+from rainshed.runtime.params.shard import Shard, Span, Worker
 from rainshed.runtime.params.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from rainshed.runtime.transport import Channel
 from rainshed.runtime.wire import Buffer
@@ -152,15 +152,15 @@ class ParamServer:
         with self._lock:
             return self.shard.snapshot()
 
-    def values(self, field: str, number: int) -> tuple[Array, int]:
-        """A copy of one field of a part, flat, and how often the part was updated."""
+    def values(self, field: str, number: int, span: Span | None = None) -> tuple[Array, int]:
+        """A copy of one field of a part, flat, or of a span of it, and how often the part was updated."""
         with self._lock:
-            return self.shard.values(field, number)
+            return self.shard.values(field, number, span)
 
-    def set_values(self, field: str, number: int, values: Array, version: int) -> None:
+    def set_values(self, field: str, number: int, values: Array, version: int, span: Span | None = None) -> None:
         """Before training: go on from these values."""
         with self._lock:
-            self.shard.set_values(field, number, values, version)
+            self.shard.set_values(field, number, values, version, span)
         self._wake_waiting()
 
     def restore(self, snapshot: Snapshot) -> None:

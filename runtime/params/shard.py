@@ -26,6 +26,8 @@ from rainshed.runtime.params.snapshot import Counts, Last, Snapshot, Table, flat
 
 Outcome: TypeAlias = Literal["applied", "dup", "gap", "stale", "too_old", "nonfinite", "abort"]
 
+Span: TypeAlias = tuple[int, int]  # elements of a flat part, the second not included
+
 W: Final = "w"
 _CHECKED: Final = 2**16  # elements looked at together for NaN and infinity
 
@@ -195,15 +197,22 @@ class Shard:
 
     # -- part by part: checkpoints that may be read by other shards ----
 
-    def values(self, field: str, number: int) -> tuple[Array, int]:
-        """A copy of one field of a part, flat, and how often the part was updated."""
+    def values(self, field: str, number: int, span: Span | None = None) -> tuple[Array, int]:
+        """A copy of one field of a part, flat, or of a span of it, and how often the part was updated."""
         self._check_fields((field,))
-        return self._arrays[field][number].copy(), self._versions[number]
+        return self._spanned(field, number, span).copy(), self._versions[number]
 
-    def set_values(self, field: str, number: int, values: Array, version: int) -> None:
-        """Before training: go on from these values. Raises CheckpointError if they do not fit."""
-        self._check_fields((field,))
+    def _spanned(self, field: str, number: int, span: Span | None) -> Array:
         held = self._arrays[field][number]
+        low, high = (0, held.size) if span is None else span
+        if not 0 <= low <= high <= held.size:
+            raise CheckpointError(f"{self.parts[number]} {field} has {held.size} elements; named were {low} to {high}")
+        return held[low:high]
+
+    def set_values(self, field: str, number: int, values: Array, version: int, span: Span | None = None) -> None:
+        """Before training: go on from these values, of a part or of a span of it. Raises CheckpointError if they do not fit."""
+        self._check_fields((field,))
+        held = self._spanned(field, number, span)
         if values.dtype != held.dtype or values.size != held.size:
             found = f"{values.dtype}[{values.size}]"
             raise CheckpointError(

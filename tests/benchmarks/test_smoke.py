@@ -47,6 +47,12 @@ def test_onnx_models() -> None:
     assert row["net"] == "squeezenet" and row["plan_error"] < 1e-5 and row["spread_of_scores"] < 1e-6
 
 
+def test_memory() -> None:
+    found = run("memory", "--smoke")
+    assert len(found["rows"]) == 5 and all(row["planned_nbytes"] >= row["least_nbytes"] > 0 for row in found["rows"])
+    assert found["deep"][0]["fits"] and found["deep"][1]["planned_nbytes"] <= found["deep"][1]["room_nbytes"]
+
+
 @pytest.mark.parametrize("net", ["speech", "images"])
 def test_paper_scale(net: str) -> None:
     one, two = run("paper_scale", "--net", net, "--smoke", "--machines", "1", "2", "--steps", "1")["rows"]

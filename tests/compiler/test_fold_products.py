@@ -10,8 +10,11 @@ from rainshed.compiler.plan import Assign, Run
 from rainshed.engine.optimizers import SGD
 from rainshed.ops import CATALOGUE
 from rainshed.ops.evaluate import evaluate
+from rainshed.ops.init import Init
 from rainshed.ops.ir import Graph
+from rainshed.ops.local2d import local2d, local2d_weight_grad
 from rainshed.ops.source import input, variable
+from rainshed.runtime.cluster.local import LocalCluster
 from rainshed.runtime.executor import Executor
 
 LEAVES = """
@@ -129,3 +132,42 @@ def test_a_transpose_of_a_transpose_is_read_as_it_lies():
     assert names == ["product"]
     (node,) = (n for n in graph.nodes() if n.op.name == "product")
     assert (node.attrs["turn_a"], node.attrs["turn_b"]) == (0, 0)
+
+
+def local_net():
+    x, t = input("x", (2, 6, 6, 3)), input("t", (2, 3, 3, 4))
+    h = CATALOGUE["tanh"](local2d(x, variable("v", (4, 4, 3, 3, 3, 5), init=Init("normal", (0.0, 0.3)))))
+    y = local2d(h, variable("w", (3, 3, 2, 2, 5, 4), init=Init("normal", (0.0, 0.3))))
+    return CATALOGUE["sum"]((y - t) * (y - t))
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_the_gradient_of_locally_connected_weights_is_never_there_as_a_whole(machines):
+    graph = Graph({"loss": local_net()}, loss="loss", rule=SGD(0.05).rule())
+    plan, plain = compile(graph, cluster(machines)), compile(graph, cluster(1), fuse=False)
+    moved: list[str] = []
+    for program in plan.programs:
+        kept = {v.value: v.name for v in program.variables}
+        runs = [i for i in program.instructions if isinstance(i, Run)]
+        assert "local2d_weight_grad" not in [i.op for i in runs]
+        steps = [i for i in runs if i.op == "local2d_weight_step"]
+        assert all(i.inputs[2] == i.outputs[0] for i in steps)
+        moved += [kept[i.outputs[0]] for i in steps]
+    assert set(moved) == {"v", "w"}
+    random = np.random.default_rng(3)
+    feeds = {"x": random.random((2, 6, 6, 3), np.float32), "t": random.random((2, 3, 3, 4), np.float32)}
+    found = []
+    for one in (plan, plain):
+        with LocalCluster(one, ops=CATALOGUE) as local:
+            local.init(0)
+            found.append([local.run(feeds)["loss"] for _ in range(3)] + list(local.variables().values()))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_that_is_asked_for_stays():
+    x, dy, w = input("x", (2, 4, 4, 3)), input("dy", (2, 3, 3, 5)), variable("w", (3, 3, 2, 2, 3, 5))
+    dw = local2d_weight_grad(x, dy, kernel=(2, 2))
+    plan = compile(Graph({"dw": dw}, {"w": w - dw * 0.5}), cluster(1))
+    names = [i.op for i in plan.programs[0].instructions if isinstance(i, Run)]
+    assert "local2d_weight_grad" in names and "local2d_weight_step" not in names

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from rainshed.engine.progress import Board, Progress, TrainingTable, cells, plain_line
+from rainshed.engine.progress import Board, Progress, TrainingTable, Work, cells, plain_line
 
 
 def event(replica=0, step=1, loss=0.5, examples=100, seconds=1.0, staleness=None, bytes_sent=1000):
@@ -74,6 +74,19 @@ def test_elsewhere_a_line_now_and_then_and_one_at_the_end():
             table.on(event(step=step))
     assert [line.split(" |")[0] for line in out.getvalue().splitlines()] == ["steps 5", "steps 10", "steps 12"]
     assert "\x1b" not in out.getvalue()
+
+
+def test_before_the_first_step_what_processes_are_busy_with():
+    out, clock = io.StringIO(), Clock()
+    with TrainingTable(out, every_s=5, clock=clock) as table:
+        for now in (1.0, 6.0, 7.0, 12.0):
+            clock.now = now
+            table.working(Work("machine m0", f"first values: {now:.0f} of 20 bytes"))
+        table.on(event())
+        clock.now = 30.0
+        table.working(Work("machine m0", "train"))
+    assert out.getvalue().splitlines()[:2] == [f"machine m0: first values: {n} of 20 bytes" for n in (6, 12)]
+    assert "train" not in out.getvalue()
 
 
 def test_nothing_new_is_not_told_twice():

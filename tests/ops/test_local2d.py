@@ -6,7 +6,8 @@ from laws import check_op, check_tiles_split, f64
 
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.gradient import gradients
-from rainshed.ops.local2d import local2d, local2d_input_grad, local2d_weight_grad
+from rainshed.ops.local2d import local2d, local2d_input_grad, local2d_weight_grad, local2d_weight_step
+from rainshed.ops.native import native_calls
 from rainshed.ops.reduce import sum as sum_
 from rainshed.ops.source import input, variable
 
@@ -70,6 +71,13 @@ def test_gradients(x, kernel, out, attrs):
     check_op(local2d_input_grad, dy, f64(*w), reference=to_x, image=x[1:3], **rest)
     check_op(local2d_weight_grad, f64(*x), dy, reference=to_w, kernel=kernel, **rest)
 
+    def moved(x, dy, old):
+        return old - 0.25 * to_w(x, dy)
+
+    check_op(
+        local2d_weight_step, f64(*x), dy, f64(*w), reference=moved, gradient=False, kernel=kernel, alpha=-0.25, **rest
+    )
+
 
 @pytest.mark.parametrize("name", ["stride", "uneven padding", "wide padding"])
 def test_tiles_can_be_cut_again(name):
@@ -80,6 +88,26 @@ def test_tiles_can_be_cut_again(name):
     check_tiles_split(local2d, f64(*x), f64(*w), **attrs)
     check_tiles_split(local2d_input_grad, dy, f64(*w), image=x[1:3], **rest)
     check_tiles_split(local2d_weight_grad, f64(*x), dy, kernel=kernel, **rest)
+    check_tiles_split(local2d_weight_step, f64(*x), dy, f64(*w), kernel=kernel, alpha=0.5, **rest)
+
+
+@pytest.mark.parametrize("name", ["stride", "uneven padding", "wide padding"])
+@pytest.mark.parametrize("pieces", [1, 2, 50])
+def test_a_step_may_be_written_over_the_weights(name, pieces):
+    x, kernel, out, attrs = CASES[name]
+    shape = weight_shape(x, kernel, out, **attrs)
+    x, dy, w = (f64(*s).astype(np.float32) for s in (x, (x[0], *shape[:2], out), shape))
+    padding = attrs.get("padding", ((0, 0), (0, 0)))
+    rest = {"kernel": kernel, "stride": attrs.get("stride", (1, 1)), "low": (padding[0][0], padding[1][0])}
+    gradient, expected = np.empty(shape, np.float32), np.full(shape, np.nan, np.float32)
+    local2d_weight_grad.cpu(x, dy, gradient, **rest)
+    local2d_weight_step.cpu(x, dy, w, expected, alpha=-2.0, **rest)
+    np.testing.assert_allclose(expected, w - 2 * gradient, rtol=1e-5, atol=1e-5)
+    apart = np.full(shape, np.nan, np.float32)
+    for target in (apart, w):
+        for call in native_calls(local2d_weight_step, (x, dy, w, target), {"alpha": -2.0, **rest}, pieces):
+            call()
+        np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_many_bands_equal_one():

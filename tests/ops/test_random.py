@@ -11,6 +11,7 @@ from rainshed.ops.errors import RainshedError
 from rainshed.ops.evaluate import evaluate, evaluate_nodes
 from rainshed.ops.gradient import gradients
 from rainshed.ops.ir import Graph
+from rainshed.ops.native import can_compile, native_calls
 from rainshed.ops.philox import philox
 from rainshed.ops.random import bernoulli_op, dropout, random_bernoulli, random_normal, random_uniform
 from rainshed.ops.reduce import sum as sum_
@@ -134,3 +135,20 @@ def test_errors(build, text):
     with pytest.raises(RainshedError, match=text) as caught:
         build()
     assert "test_random.py" in caught.value.detail["built at"]
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("part", [None, ((20, 190), (30, 400))])
+def test_compiled_kernels_draw_the_same_bits(kind, pieces, part):
+    node = MAKE[kind]((200, 400), name="r", seed=3)
+    if part is not None:
+        node = node.op.make(node.inputs, node.op.tile_attrs(node, part))
+    out = np.zeros(node.shape, node.dtype.numpy)
+    calls = native_calls(node.op, (np.array(2**33 + 7), out), node.attrs, pieces)
+    assert len(calls) == (pieces if can_compile() else 1)
+    for step in (2**33 + 7, 8):
+        calls = native_calls(node.op, (np.array(step), out), node.attrs, pieces)
+        for call in calls:
+            call()
+        np.testing.assert_array_equal(out, value(node, step))

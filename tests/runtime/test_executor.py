@@ -163,6 +163,14 @@ def test_parts_of_a_variable_start_as_the_whole_would():
             e.init_variables(7)
         expected = a.get_variable("w", ((0, 6), (0, 4)))[2:4, 1:4]
         np.testing.assert_array_equal(b.get_variable("w", ((2, 4), (1, 4))), expected)
+        # and are read and written box by box
+        np.testing.assert_array_equal(b.get_variable("w", ((3, 4), (1, 3))), expected[1:, :2])
+        b.set_variable("w", ((2, 3), (2, 4)), np.array([[5, 6]], np.float32))
+        expected[0, 1:] = 5, 6
+        np.testing.assert_array_equal(b.get_variable("w", ((2, 4), (1, 4))), expected)
+        for box in (((1, 3), (1, 4)), ((2, 4),), ((2, 4), (1, 5))):
+            with pytest.raises(UsageError, match="does not own"):
+                b.get_variable("w", box)
 
 
 def test_large_kernels_run_at_once_and_small_ones_need_no_helper():
@@ -234,8 +242,8 @@ def test_variables_are_taken_in_their_own_shape_only():
         for wrong in (np.zeros(4, np.float32), np.zeros(3), np.float32(1)):
             with pytest.raises(DataError, match=r"variable 'w'\[0:3\] is f32\[3\]; found"):
                 e.set_variable("w", ((0, 3),), wrong)
-        with pytest.raises(UsageError, match=r"m0 does not own variable 'w'\[0:2\]\n  owns  w\[0:3\]"):
-            e.get_variable("w", ((0, 2),))
+        with pytest.raises(UsageError, match=r"m0 does not own variable 'w'\[0:4\]\n  owns  w\[0:3\]"):
+            e.get_variable("w", ((0, 4),))
 
 
 def broken(change):

@@ -339,3 +339,16 @@ def test_adagrad_under_faults_equals_the_run_without_faults_bit_for_bit(seed):
     assert world.shard.counts.applied == STEPS
     for field in ("w", "seen"):
         assert world.shard._arrays[field][0].tobytes() == calm.shard._arrays[field][0].tobytes()
+
+
+def test_values_are_read_and_set_span_by_span():
+    shard, other = shard_with_values(), Shard(config_of(PARTS, sgd))
+    for span in ((0, 4), (4, 6)):
+        values, version = shard.values("w", 1, span)
+        other.set_values("w", 1, values, version, span)
+    np.testing.assert_array_equal(other.values("w", 1)[0], np.arange(6, dtype="f4"))
+    for span in ((0, 7), (-1, 2), (3, 2)):
+        with pytest.raises(CheckpointError, match="has 6 elements"):
+            shard.values("w", 1, span)
+    with pytest.raises(CheckpointError, match="found float32\\[3\\]"):
+        other.set_values("w", 1, np.zeros(3, "f4"), 0, (0, 2))
