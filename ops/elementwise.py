@@ -18,7 +18,7 @@ from rainshed.ops.access import Access, Axis, Reach
 from rainshed.ops.broadcast import unbroadcast
 from rainshed.ops.errors import DTypeError
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.op import ANY, FLOATS, NUMBERS, REQUIRED, Cost, Op, Types, op
+from rainshed.ops.op import ANY, FLOATS, MOVED, NUMBERS, REQUIRED, Cost, Op, Types, op
 from rainshed.ops.scalar import formula_rule
 from rainshed.ops.types import DType, TensorType, Type, bool_, dtype_of, fixed, promote
 
@@ -375,6 +375,7 @@ def _astype_infer(types: Types, attrs: Attrs) -> Type:
 
 astype: Op = op(
     name="astype",
+    kinds=MOVED,
     arity=1,
     attrs={"dtype": REQUIRED},
     clean=_astype_clean,

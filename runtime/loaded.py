@@ -14,7 +14,7 @@ from rainshed.ops.init import Init
 from rainshed.ops.op import Op
 from rainshed.ops.records import INEXACT
 from rainshed.ops.text import parse_attr
-from rainshed.ops.types import dtype_of
+from rainshed.ops.types import as_fed, dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, type_of
@@ -204,6 +204,7 @@ class Loaded:
                     f"input {name!r} is {expected.dtype}{list(feed.whole)}; found shape {list(array.shape)}"
                 )
             array = part_of(array, box)
+        array = as_fed(array, expected.dtype)
         if array.dtype != expected.dtype.numpy:
             raise DataError(f"input {name!r} is {expected.dtype}; found element type {array.dtype}")
         if array.shape != box_shape(box):
