@@ -280,7 +280,7 @@ def test_ops_of_the_users_own_come_from_their_file(program, tmp_path, capsys):
 def test_the_graph_after_each_pass(after, program, capsys):
     out, _ = run(capsys, "compile", f"{program}:build", "--machines", 2, "--show", after)
     assert "matmul" in out and "output loss" in out
-    assert ("@ m1" in out) == (after in ("place", "insert_send_recv", "fold_products", "fuse"))
+    assert ("@ m1" in out) == (after in ("place", "insert_send_recv", "widen", "fold_products", "fuse"))
 
 
 # -- train ------------------------------------------------------------------------------------------------------------
