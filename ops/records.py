@@ -17,10 +17,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from rainshed.ops.bf16_cast import converter, is_short_cast
 from rainshed.ops.blas import Array, gemm
 from rainshed.ops.broadcast import sum_to
 from rainshed.ops.cuda import merged, steps_of, stretched
-from rainshed.ops.elementwise import ELEMENTWISE, where
+from rainshed.ops.elementwise import ELEMENTWISE, astype, where
 from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.matmul import matmul
@@ -63,6 +64,8 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
     """
     if not out.size or any(not x.size or not x.flags.c_contiguous for x in (*inputs, out)):
         return None
+    if op is astype and is_short_cast(dtype_of(inputs[0].dtype), dtype_of(out.dtype)):
+        return _cast(inputs[0], out, compiling)
     if op is fused:
         return _loop(lines_of(attrs["body"]), inputs, out, compiling)
     if op.formula is not None:
@@ -147,6 +150,32 @@ def _compiled(loop: Loop) -> Any:
     path = source_file(source)
     names = {f"{short}_at": at for short, at in code.POINTERS.items()}
     function = made(source, str(path or "<rainshed kernel>"), **names)
+    return code.compile_kernel(function, cached=path is not None)
+
+
+CAST = """\
+def kernel(a):
+    n, x, out = a[0], {0}_at(a[1]), {1}_at(a[2])
+    for i in range(n):
+        out[i] = convert(x[i])
+    return 0
+"""
+
+
+def _cast(x: Array, out: Array, compiling: bool) -> Records | None:
+    """Between float32 and bfloat16."""
+    short = x.itemsize < out.itemsize
+    source = CAST.format("u16" if short else "u32", "u32" if short else "u16")
+    if not compiling and not is_cached(source):
+        return None
+    return (_record(_compiled_cast(source, short), (out.size,), (x, out)),)
+
+
+@lru_cache(maxsize=2)
+def _compiled_cast(source: str, short: bool) -> Any:
+    code, path = machine_code(), source_file(source)
+    names = {f"{word}_at": at for word, at in code.WORDS.items()}
+    function = made(source, str(path or "<rainshed kernel>"), convert=converter(short), **names)
     return code.compile_kernel(function, cached=path is not None)
 
 

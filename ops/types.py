@@ -74,7 +74,10 @@ def dtype_of(value: object) -> DType:
 
 def as_fed(array: np.ndarray, dtype: DType) -> np.ndarray:
     """What is fed to an input of this type: a float32 array is rounded to nearest for one of bfloat16; others as they are."""
-    return array.astype(dtype.numpy) if dtype is bfloat16 and array.dtype == np.float32 else array
+    if dtype is not bfloat16 or array.dtype != np.float32:
+        return array
+    with np.errstate(all="ignore"):  # what is no number stays none: no warning
+        return array.astype(dtype.numpy)
 
 
 def promote(op: str, *dtypes: DType) -> DType:

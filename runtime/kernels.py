@@ -88,7 +88,11 @@ class Kernels:
         op, node = self._ops[run.op], self._checked_node(i, self._ops[run.op], run)
         if self._has_native(op):
             operands = tuple(self._arrays[v] for v in (*run.inputs, *run.outputs))
-            return tuple(native_calls(op, operands, node.attrs, parts))
+            calls = tuple(native_calls(op, operands, node.attrs, parts))
+            if (
+                len(calls) > 1 or op.formula is None
+            ):  # an element-wise op without code for these types is cut as the others are
+                return calls
         shapes = tuple(self._arrays[v].shape for v in run.inputs)
         access, out = node.access, self._arrays[run.outputs[0]]
         found = []

@@ -13,6 +13,7 @@ from rainshed.ops.errors import DTypeError
 from rainshed.ops.evaluate import evaluate_nodes
 from rainshed.ops.gradient import gradients
 from rainshed.ops.ir import Graph, Node
+from rainshed.ops.native import native_calls
 from rainshed.ops.op import MOVED
 from rainshed.ops.reduce import sum as sum_
 from rainshed.ops.source import constant, input, variable
@@ -64,6 +65,20 @@ def test_the_way_back_is_exact() -> None:
     none = np.isnan(wide)
     np.testing.assert_array_equal(wide.view(np.uint32)[~none] >> 16, every.view(np.uint16)[~none])
     assert none.sum() == 2 * 127
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_vector_code_gives_the_same_bits(pieces: int) -> None:
+    """In any number of pieces, of which the last is not full."""
+    for x in (special()[5:], converted(special()[5:], "bfloat16"), np.zeros((0, 3), np.float32), np.float32(1.5).reshape(())):
+        other = "bfloat16" if x.dtype == np.float32 else "float32"
+        want, out = converted(x, other), np.zeros(x.shape, dtype_of(other).numpy)
+        for call in native_calls(astype, (x, out), {"dtype": dtype_of(other)}, pieces):
+            call()
+        word = np.uint16 if other == "bfloat16" else np.uint32
+        none = np.isnan(converted(want, "float64"))
+        np.testing.assert_array_equal(out.view(word)[~none], want.view(word)[~none])
+        assert np.isnan(converted(out, "float64")[none]).all()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int32"])
