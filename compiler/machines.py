@@ -143,9 +143,10 @@ class Cluster:
         sharing = machines * replicas
         share = this_computer.usable_cores() / sharing if cores is None else cores
         memory = this_computer.memory_bytes() // sharing if memory_bytes is None else memory_bytes
+        flops, short = FLOPS_PER_CORE * share, this_computer.multiplies_bfloat16()
         return cls(
             machines=tuple(
-                Machine(name=f"m{i}", cores=share, flops=FLOPS_PER_CORE * share, memory_bytes=memory)
+                Machine(name=f"m{i}", cores=share, flops=flops, memory_bytes=memory, bfloat16=short)
                 for i in range(machines)
             )
         )
