@@ -199,3 +199,19 @@ def test_what_it_refuses() -> None:
         compile(net(), Cluster(machines=(Machine(name="m0", units=(unit,)),)), precision="bf16")
     with pytest.raises(UsageError, match="a plan has everything"):
         rs.Session(compile(net(), cluster(1)), precision="bf16")
+
+
+def test_values_computed_a_second_time_to_save_memory() -> None:
+    """Both options together: it fits where it did not, with the same values."""
+    h = rs.input("x", (512, 64))
+    for _ in range(12):
+        h = rs.layers.dense(h, 64, activation=rs.tanh)
+    graph = rs.graph(loss=rs.mean(rs.square(h)))
+    roomy = compile(graph, cluster(1), precision="bf16")
+    needed = max(m.memory_bytes for m in roomy.prediction.machines.values())
+    small = compile(graph, cluster(1, memory_bytes=int(0.8 * needed)), precision="bf16", rematerialize=True)
+    assert "rematerialized" in small.notes and "precision" in small.notes
+    given = {"x": np.linspace(-1, 1, 512 * 64, dtype=np.float32).reshape(512, 64)}
+    with rs.Session(roomy) as a, rs.Session(small) as b:
+        for (name, value), other in zip(a.run(given).items(), b.run(given).values(), strict=True):
+            np.testing.assert_array_equal(other, value, err_msg=name)
