@@ -215,3 +215,15 @@ def test_values_computed_a_second_time_to_save_memory() -> None:
     with rs.Session(roomy) as a, rs.Session(small) as b:
         for (name, value), other in zip(a.run(given).items(), b.run(given).values(), strict=True):
             np.testing.assert_array_equal(other, value, err_msg=name)
+
+
+def test_weights_cross_in_half_the_bytes_too() -> None:
+    """Of a model whose batch is cut; partial sums of their gradients cross in float32."""
+    found = []
+    for precision in ("float32", "bf16"):
+        plan = compile(net(64, 64), cluster(2), strategy="batch", precision=precision)
+        weights = sum(t.nbytes for t in plan.transfers if t.reason == "weight" and "/b" not in t.of)
+        sums = sum(t.nbytes for t in plan.transfers if t.reason == "partial sum")
+        found.append((weights, sums))
+    (full, sums), (half, same) = found
+    assert full == 2 * half > 0 and sums == same > 0

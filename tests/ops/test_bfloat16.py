@@ -70,7 +70,8 @@ def test_the_way_back_is_exact() -> None:
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_vector_code_gives_the_same_bits(pieces: int) -> None:
     """In any number of pieces, of which the last is not full."""
-    for x in (special()[5:], converted(special()[5:], "bfloat16"), np.zeros((0, 3), np.float32), np.float32(1.5).reshape(())):
+    many = special()[5:]
+    for x in (many, converted(many, "bfloat16"), np.zeros((0, 3), np.float32), np.float32(1.5).reshape(())):
         other = "bfloat16" if x.dtype == np.float32 else "float32"
         want, out = converted(x, other), np.zeros(x.shape, dtype_of(other).numpy)
         for call in native_calls(astype, (x, out), {"dtype": dtype_of(other)}, pieces):
