@@ -68,7 +68,7 @@ def finfo(type: Any, /) -> np.finfo[Any]:
     found = _type_of(type)
     if found.kind != "float":
         raise DTypeError(f"finfo: takes a float type; found {found}", built_at=current_origin())
-    return import_module("ml_dtypes").finfo(found.numpy) if found is bfloat16 else np.finfo(found.numpy)  # type: ignore[no-any-return]
+    return import_module("ml_dtypes").finfo(found.numpy) if found is bfloat16 else np.finfo(found.numpy)
 
 
 def iinfo(type: Any, /) -> np.iinfo[Any]:

@@ -203,7 +203,8 @@ SIGNATURE = "void(uint16[:, :], uint16[:, :], float32[:, :], float32, boolean)"
 @lru_cache(maxsize=2)
 def multiply(tile: Tile) -> Callable[..., None]:
     """`_multiply` compiled, which releases the GIL. One form alone is kept on disk: Numba's cache would not tell them apart."""
-    return dispatcher(tile, cache=tile.short)
+    found: Callable[..., None] = dispatcher(tile, cache=tile.short)
+    return found
 
 
 def dispatcher(tile: Tile, *, cache: bool) -> Any:

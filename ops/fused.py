@@ -45,6 +45,8 @@ def body_of(text: str) -> Graph:
     for name in graph.inputs:
         if not re.fullmatch(r"x\d+", name):
             raise GraphError(f"the body of a fused op reads x0, x1, ...; found {name!r}")
+    if any(node.dtype is bfloat16 for node in graph.nodes()):
+        raise GraphError("the body of a fused op holds no bfloat16: there is no formula for it")
     return graph
 
 

@@ -15,7 +15,7 @@ from rainshed.ops.elementwise import add, astype
 from rainshed.ops.errors import GraphError
 from rainshed.ops.ir import Node, on_behalf, walk
 from rainshed.ops.op import constant_op
-from rainshed.ops.types import TensorType, TupleType, Type, bfloat16, float32, tensor
+from rainshed.ops.types import TensorType, TupleType, bfloat16, float32
 
 
 def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
@@ -70,7 +70,7 @@ def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
                 )
             arriving.setdefault(value, []).append(part)
     with on_behalf(replace(loss.origin, backward=True)):
-        return [final[v] if v in final else zeros(tensor(gradient_type(v))) for v in wrt]
+        return [final[v] if v in final else zeros(gradient_type(v)) for v in wrt]
 
 
 def _depends_on(order: tuple[Node, ...], wrt: set[Node]) -> set[Node]:
@@ -81,10 +81,9 @@ def _depends_on(order: tuple[Node, ...], wrt: set[Node]) -> set[Node]:
     return found
 
 
-def gradient_type(value: Node) -> Type:
+def gradient_type(value: Node) -> TensorType:
     """The type of a value's gradient."""
-    bf16 = isinstance(value.type, TensorType) and value.dtype is bfloat16
-    return TensorType(float32, value.shape) if bf16 else value.type
+    return TensorType(float32, value.shape) if value.dtype is bfloat16 else value.tensor_type
 
 
 def _total(parts: list[Node]) -> Node:

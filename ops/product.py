@@ -148,7 +148,7 @@ def matmul_call(a: Array, b: Array, out: Array) -> partial[Any] | None:
 
 
 def _is_short(x: Array) -> bool:
-    return x.dtype.name == bfloat16.name
+    return str(x.dtype) == bfloat16.name
 
 
 def _each(calls: tuple[partial[Any], ...]) -> None:

@@ -38,7 +38,8 @@ class DType:
 @lru_cache(maxsize=1)
 def _numpy_bfloat16() -> np.dtype[np.generic]:
     """The type that ml_dtypes adds to NumPy, loaded when it is first needed."""
-    return np.dtype(import_module("ml_dtypes").bfloat16)
+    found: np.dtype[np.generic] = np.dtype(import_module("ml_dtypes").bfloat16)
+    return found
 
 
 def numpy_dtype(name: str) -> np.dtype[np.generic]:

@@ -68,7 +68,7 @@ class _Lowering:
         return self.graph.rebuild(self._change)
 
     def _change(self, node: Node, inputs: tuple[Node, ...]) -> Node:
-        if node in self.fed and node.dtype is float32:
+        if node in self.fed:
             return input_op.make((), {**node.attrs, "dtype": bfloat16}, node.origin)
         if not is_lowered(node):
             return node.with_inputs(inputs)

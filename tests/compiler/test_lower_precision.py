@@ -17,7 +17,7 @@ from rainshed.compiler.pipeline import compile, show
 from rainshed.compiler.plan import Run, to_json
 from rainshed.ops import CATALOGUE
 from rainshed.ops.elementwise import astype
-from rainshed.ops.errors import ClusterError, UsageError
+from rainshed.ops.errors import ClusterError, ContractError, UsageError
 from rainshed.ops.evaluate import evaluate
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.types import bfloat16, float32
@@ -110,6 +110,13 @@ def test_widen_where_the_processor_does_not_multiply_it(machines: int) -> None:
     for node in products(with_it):
         wanted = bfloat16 if node.op.work == "product" else float32
         assert all(i.dtype is wanted for i in node.inputs)
+
+
+def test_the_contract_is_checked() -> None:
+    graph = show(net(), cluster(1), "insert_send_recv", precision="bf16")
+    check_graph(graph, after="insert_send_recv")
+    with pytest.raises(ContractError, match="no kernel"):
+        check_graph(graph, after="widen")
 
 
 def test_forward_and_backward_have_copies_of_their_own() -> None:
