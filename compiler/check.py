@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rainshed.ops.errors import ContractError
 from rainshed.ops.ir import Graph, Node, users
-from rainshed.ops.types import fixed
+from rainshed.ops.types import TensorType, bfloat16, fixed
 
-PLACED = ("place", "insert_send_recv", "tidy", "join_products", "fold_products", "fuse")
+PLACED = ("place", "insert_send_recv", "widen", "tidy", "join_products", "fold_products", "fuse")
 
 
 def check_graph(graph: Graph, *, after: str) -> None:
@@ -30,6 +30,12 @@ def check_graph(graph: Graph, *, after: str) -> None:
             )
     if after in PLACED[1:]:
         _check_crossings(graph, after)
+    if after in PLACED[2:]:
+        for node in nodes:
+            short = any(isinstance(i.type, TensorType) and i.dtype is bfloat16 for i in node.inputs)
+            _hold(
+                not short or node.op.work != "convolution", after, node, "it reads bfloat16, for which it has no kernel"
+            )
     if after in ("split", *PLACED):
         _check_pieces(graph, after)
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from rainshed.compiler.machines import Cluster, Machine, Rate, Unit
 from rainshed.ops.ir import Device, Known, Node
 from rainshed.ops.op import Op
+from rainshed.ops.types import bfloat16
 
 # Free at every machine: fed to it, or written into its program.
 FREE = frozenset({"input", "constant", "step"})
 # Ops that only say where a value is; the runtime does not run a kernel for them, or its time belongs to the link.
+BF16_PRODUCT = "bf16_product"  # the rate of products that read bfloat16; where there is none: that of products
 WEIGHTLESS = frozenset({"input", "variable", "constant", "step", "send", "recv", "pick"})
 
 
@@ -79,4 +81,6 @@ def seconds(node: Node, cluster: Cluster, device: Device) -> float:
     gpu = machine.unit(device.unit)
     if gpu is not None:
         return unit_seconds(gpu, cost.flops, cost.nbytes or 0)
+    if node.op.work == "product" and node.inputs[0].dtype is bfloat16:
+        return Pace(machine, machine.rate(BF16_PRODUCT, node.op.work)).seconds(cost.flops, cost.nbytes or 0)
     return pace(machine, node.op).seconds(cost.flops, cost.nbytes or 0)

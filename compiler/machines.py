@@ -61,6 +61,7 @@ class Machine:
 
     host     machines of one host share its cores: those of all of them together. "": a host of its own
     rates    of kinds of work and of single ops, where they are known; `flops` and `overhead_s` are for all others
+    bfloat16 whether its processor multiplies bfloat16 (AVX512_BF16); elsewhere products read float32 copies
     message  what it takes of a core to send or to receive: seconds for each message, and bytes in a second
     """
 
@@ -73,6 +74,7 @@ class Machine:
     message_s: float = MESSAGE_S
     message_bytes_per_s: float = MESSAGE_BYTES_PER_S
     host: str = ""
+    bfloat16: bool = False
     rates: tuple[Rate, ...] = ()
     units: tuple[Unit, ...] = ()
 
@@ -141,9 +143,10 @@ class Cluster:
         sharing = machines * replicas
         share = this_computer.usable_cores() / sharing if cores is None else cores
         memory = this_computer.memory_bytes() // sharing if memory_bytes is None else memory_bytes
+        flops, short = FLOPS_PER_CORE * share, this_computer.multiplies_bfloat16()
         return cls(
             machines=tuple(
-                Machine(name=f"m{i}", cores=share, flops=FLOPS_PER_CORE * share, memory_bytes=memory)
+                Machine(name=f"m{i}", cores=share, flops=flops, memory_bytes=memory, bfloat16=short)
                 for i in range(machines)
             )
         )
@@ -187,9 +190,11 @@ class Cluster:
         """Plain tables that `from_data` reads back."""
         machines = []
         for m in self.machines:
-            row: dict[str, Any] = {k: getattr(m, k) for k in _MACHINE if k not in ("units", "rates", "host")}
+            row: dict[str, Any] = {k: getattr(m, k) for k in _MACHINE[:-4]}
             if m.host:
                 row["host"] = m.host
+            if m.bfloat16:
+                row["bfloat16"] = True
             if m.rates:
                 row["rate"] = [{k: getattr(r, k) for k in _RATE} for r in m.rates]
             if m.units:
@@ -241,7 +246,7 @@ _UNIT_NEEDS = _UNIT[:4]
 _RATE = ("work", "flops_per_s", "bytes_per_s", "overhead_s")
 _MACHINE = (
     "name", "cores", "flops", "bytes_per_s", "memory_bytes", "overhead_s", "message_s", "message_bytes_per_s", "host",
-    "rates", "units",
+    "bfloat16", "rates", "units",
 )  # fmt: skip
 
 
@@ -280,6 +285,8 @@ def check_cluster(cluster: Cluster) -> None:
             _not_negative(getattr(m, key), f"machine {m.name!r}: {key}")
         if not isinstance(m.host, str):
             raise ClusterError(f"machine {m.name!r}: host must be a name; found {m.host!r}")
+        if not isinstance(m.bfloat16, bool):
+            raise ClusterError(f"machine {m.name!r}: bfloat16 must be true or false; found {m.bfloat16!r}")
         _check_rates(m)
         for u in m.units:
             if not isinstance(u.name, str) or not re.fullmatch(r"cuda\d{1,3}", u.name):

@@ -22,6 +22,7 @@ from rainshed.compiler.passes.fold_products import fold_products
 from rainshed.compiler.passes.fuse import fuse
 from rainshed.compiler.passes.insert_send_recv import insert_send_recv
 from rainshed.compiler.passes.join_products import join_products
+from rainshed.compiler.passes.lower_precision import FLOAT32, PRECISIONS, lower_precision, lowered_text
 from rainshed.compiler.passes.merge_equal import merge_equal
 from rainshed.compiler.passes.place import place
 from rainshed.compiler.passes.rematerialize import rematerialize, second_flops, worth_trying
@@ -29,6 +30,7 @@ from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.passes.simplify import simplify
 from rainshed.compiler.passes.split import split
 from rainshed.compiler.passes.tidy import tidy
+from rainshed.compiler.passes.widen import widen
 from rainshed.compiler.pins import pinned
 from rainshed.compiler.plan import VERSION, Plan
 from rainshed.compiler.reach import all_linked, parts_of, unlinked, widened
@@ -44,10 +46,12 @@ PASSES: tuple[Pass, ...] = (
     differentiate,  # loss -> loss and one gradient per variable
     simplify,  # x + 0, x * 1, constants
     merge_equal,  # equal expressions -> one node
+    lower_precision,  # with precision="bf16": products read bfloat16, rounded once before a value is kept or sent
     rematerialize,  # where memory is short: values of the forward part are computed a second time for backward
     split,  # large nodes -> tiles, along axes their signatures allow
     place,  # every tile -> a device; fewest bytes over the network
     insert_send_recv,  # every crossing edge -> send and recv
+    widen,  # bfloat16 -> a float32 copy on the reader's machine, where its kernel does not read bfloat16
     tidy,  # what is only moved about is moved once
     join_products,  # products of many values by one weight -> one product
     fold_products,  # transposes, sums and steps of weights -> part of the matrix product beside them
@@ -73,6 +77,7 @@ def compile(
     fuse: bool = True,
     place: Mapping[str, str] = NO_PINS,
     rematerialize: bool = False,
+    precision: str = FLOAT32,
 ) -> Plan:
     """The plan of a graph on a cluster. Where two machines have no link, it uses only machines that are all linked.
 
@@ -81,23 +86,34 @@ def compile(
     place     what must be where: a layer, variable or value of the graph, or a pattern of their names -> its machine
     rematerialize  when no plan fits the memory, compute values of the forward part a second time for backward instead of keeping
               them; no more of them than it takes, so a plan that fits stays as it is
+    precision what products and convolutions of float32 read: "float32", or "bf16": operands rounded to bfloat16, sums and
+              variables in float32, as compiler/passes/lower_precision.py says
     Raises    CompileError if the graph has no outputs, its batch is not bound, pins cannot hold, or no plan fits the memory;
-              UsageError for a strategy, or a name in `place`, that does not exist
+              UsageError for a strategy, a precision, or a name in `place`, that does not exist
     """
-    setting = Setting(cluster=cluster, seed=seed, fuse=fuse)
     graph = _checked(graph, cluster, place)
+    setting = Setting(cluster=cluster, seed=seed, fuse=fuse, precision=_known_precision(precision))
     if strategy != "auto" and strategy not in NAMES:
         raise UsageError(f"there is no strategy {strategy!r}", known=", ".join(["auto", *NAMES]))
     graph = run_passes(graph, setting, SHARED)
     try:
-        return _linked_best(graph, setting, strategy)
+        plan = _linked_best(graph, setting, strategy)
     except ContractError:
         raise
     except CompileError as error:
-        plan = _with_less_memory(graph, setting, strategy) if rematerialize else None
-        if plan is None:
+        smaller = _with_less_memory(graph, setting, strategy) if rematerialize else None
+        if smaller is None:
             raise error
-        return plan
+        plan = smaller
+    return (
+        plan if precision == FLOAT32 else structs.replace(plan, notes={**plan.notes, "precision": lowered_text(graph)})
+    )
+
+
+def _known_precision(precision: str) -> str:
+    if precision not in PRECISIONS:
+        raise UsageError(f"there is no precision {precision!r}", known=", ".join(PRECISIONS))
+    return precision
 
 
 def _with_less_memory(graph: Graph, setting: Setting, strategy: str) -> Plan | None:
@@ -248,12 +264,13 @@ def show(
     seed: int = 0,
     strategy: str = "longest",
     place: Mapping[str, str] = NO_PINS,
+    precision: str = FLOAT32,
 ) -> Graph:
     """The graph as it stands after one pass. Raises UsageError for a pass that does not exist; else as `compile` does."""
     names = [p.__name__ for p in PASSES]
     if after not in names:
         raise UsageError(f"there is no pass {after!r}", passes=", ".join(names))
-    setting = Setting(cluster=cluster, seed=seed, strategy=strategy)
+    setting = Setting(cluster=cluster, seed=seed, strategy=strategy, precision=_known_precision(precision))
     last = names.index(after) + 1
     graph = run_passes(_checked(graph, cluster, place), setting, SHARED[:last])
     if last > len(SHARED) and not all_linked(cluster):

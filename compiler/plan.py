@@ -16,6 +16,7 @@ import msgspec
 from rainshed.compiler.machines import Cluster
 from rainshed.ops.access import Box
 from rainshed.ops.errors import PlanError
+from rainshed.ops.types import DTYPES
 
 VERSION = 1
 ARENA, KEPT, FED = "arena", "kept", "fed"
@@ -40,7 +41,7 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return size
 
 
-_ITEMSIZE = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "bool": 1}
+_ITEMSIZE = {d.short: d.itemsize for d in DTYPES}
 
 
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="run"):

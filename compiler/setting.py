@@ -19,6 +19,7 @@ class Setting:
     segments  of the forward part, of which all but the last are computed again for backward; 1: everything is kept
     thrifty   whether the order of a machine's work is chosen for little memory rather than for a short step
     units     whether GPUs are used where machines have them
+    precision of what products and convolutions read: "float32", or "bf16" (compiler/passes/lower_precision.py)
     shared    what the search knows of a graph whatever the strategy; kept for the strategies of one `compile`
     """
 
@@ -29,4 +30,5 @@ class Setting:
     segments: int = 1
     thrifty: bool = False
     units: bool = True
+    precision: str = "float32"
     shared: dict[Graph, Any] = field(default_factory=dict, compare=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -22,3 +23,17 @@ def memory_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return 8 * 2**30
+
+
+def processor_has(feature: str) -> bool:
+    """Whether this computer's processor has a feature, in the words of /proc/cpuinfo; False where there is no such file."""
+    try:
+        return feature in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=1)
+def multiplies_bfloat16() -> bool:
+    """Whether this computer's processor has instructions for products of bfloat16, which ops/bf16_product.py uses."""
+    return processor_has("avx512_bf16")

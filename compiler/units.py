@@ -16,7 +16,7 @@ from rainshed.compiler.machines import Cluster, Unit
 from rainshed.ops.access import Box, whole
 from rainshed.ops.fused import is_fusable
 from rainshed.ops.ir import Device, Graph, Node, users
-from rainshed.ops.types import TupleType, fixed
+from rainshed.ops.types import TensorType, TupleType, bfloat16, fixed
 
 HOST = "cpu"
 SWEEPS = 6
@@ -33,8 +33,10 @@ def choose_units(graph: Graph, machine_of: Mapping[Node, str], cluster: Cluster)
 
 
 def can_run(node: Node) -> bool:
-    """Whether a unit can hold the node: a variable, or an op with a kernel for it."""
+    """Whether a unit can hold the node: a variable, or an op with a kernel for it, and nothing in bfloat16."""
     if isinstance(node.type, TupleType) or node.op.name in FREE:
+        return False
+    if any(isinstance(x.type, TensorType) and x.dtype is bfloat16 for x in (node, *node.inputs)):
         return False
     return node.op.name == "variable" or node.op.cuda is not None
 

@@ -245,6 +245,7 @@ def _machine(name: str, host: Host, sharing: int, measured: Measured, messages: 
         flops=product,
         bytes_per_s=measured.kernels.copy_bytes_per_s * cores,
         memory_bytes=host.memory_bytes // sharing,
+        bfloat16=host.bfloat16,
         overhead_s=statistics.median(r.overhead_s for r in rates),
         host=host.identity if sharing > 1 else "",
         rates=rates,

@@ -23,14 +23,14 @@ from typing import Final, Literal
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from rainshed.compiler.this_computer import memory_bytes, usable_cores
+from rainshed.compiler.this_computer import memory_bytes, multiplies_bfloat16, processor_has, usable_cores
 from rainshed.ops.errors import UsageError
 from rainshed.runtime.auth import TOKEN_FILE_VARIABLE, read_token
 
 State = Literal["ok", "note", "wrong"]
 LIBRARIES: Final = (
     "rainshed", "numpy", "numba", "llvmlite", "msgspec", "safetensors", "cloudpickle", "networkx", "rich",
-    "threadpoolctl", "numba-cuda",
+    "threadpoolctl", "ml_dtypes", "numba-cuda",
 )  # fmt: skip
 OPTIONAL: Final = ("numba-cuda",)
 ENOUGH_MEMORY: Final = 1 << 30
@@ -71,6 +71,7 @@ def examine(environment: Mapping[str, str] | None = None) -> list[Finding]:
         ("disk", disk),
         ("blas", blas),
         ("numba", numba_layer),
+        ("bfloat16", bfloat16),
         ("loopback", loopback),
         ("names", names),
         ("launcher", lambda: launcher(env)),
@@ -175,15 +176,17 @@ def numba_layer() -> list[Finding]:
 
 
 def _llvm_cpu() -> str:
-    names = [feature for feature in ("avx512f", "avx2", "neon") if _cpu_has(feature)]
+    names = [feature for feature in ("avx512f", "avx2", "neon") if processor_has(feature)]
     return names[0] if names else platform.machine()
 
 
-def _cpu_has(feature: str) -> bool:
-    try:
-        return feature in Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
+def bfloat16() -> list[Finding]:
+    """How products are done with precision="bf16"."""
+    if multiplies_bfloat16():
+        text = "AVX512_BF16: with precision 'bf16' products are multiplied in it"
+    else:
+        text = "no AVX512_BF16: with precision 'bf16' products are float32's, of rounded operands; values cross in half the bytes"
+    return [Finding("bfloat16", "ok", text)]
 
 
 def loopback() -> list[Finding]:

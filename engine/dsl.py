@@ -145,7 +145,7 @@ from rainshed.ops.softmax import log_softmax, softmax
 from rainshed.ops.softmax_cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from rainshed.ops.source import constant, input, pick
 from rainshed.ops.source import step_op as step
-from rainshed.ops.types import DType, float32, float64, int32, int64
+from rainshed.ops.types import DType, bfloat16, float32, float64, int32, int64
 from rainshed.ops.types import bool_ as bool
 
 __all__ = [
@@ -171,6 +171,7 @@ __all__ = [
     "atanh",
     "avg_pool2d",
     "batch_norm",
+    "bfloat16",
     "bitwise_and",
     "bitwise_invert",
     "bitwise_left_shift",

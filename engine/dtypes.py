@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from rainshed.ops.errors import DTypeError, GraphError
 from rainshed.ops.ir import Node, current_origin
 from rainshed.ops.op import ANY
-from rainshed.ops.types import DTYPES, DType, bool_, dtype_of, float32, int64, promote
+from rainshed.ops.types import DTYPES, DType, bfloat16, bool_, dtype_of, float32, int64, promote
 
 __all__ = ["Info", "can_cast", "finfo", "iinfo", "isdtype", "result_type"]
 
@@ -67,7 +68,7 @@ def finfo(type: Any, /) -> np.finfo[Any]:
     found = _type_of(type)
     if found.kind != "float":
         raise DTypeError(f"finfo: takes a float type; found {found}", built_at=current_origin())
-    return np.finfo(found.numpy)
+    return import_module("ml_dtypes").finfo(found.numpy) if found is bfloat16 else np.finfo(found.numpy)
 
 
 def iinfo(type: Any, /) -> np.iinfo[Any]:

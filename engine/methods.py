@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rainshed.compiler.machines import Cluster
+from rainshed.compiler.passes.lower_precision import FLOAT32
 from rainshed.engine.optimizers import Optimizer
 from rainshed.ops.errors import UsageError
 from rainshed.ops.update import UpdateRule
@@ -63,7 +64,7 @@ class TrainingOptions:
     optimizer  moves the variables: on the server (Downpour), or in the graph (Single)
     seed       of initial values, random ops, and the order of the data
     backend    "processes" on this computer, "threads" in this process, "join": wait for workers at `listen`
-    strategy, place, rematerialize   see rs.compile; `place` names the machines of one replica
+    strategy, place, rematerialize, precision   see rs.compile; `place` names the machines of one replica
     checkpoint        a folder: training writes there when it ends, and after every `checkpoint_every` steps
     resume            go on from the newest checkpoint there; the machines, replicas and servers may be others
     """
@@ -77,6 +78,7 @@ class TrainingOptions:
     strategy: str = "auto"
     place: Mapping[str, str] = field(default_factory=dict)
     rematerialize: bool = False
+    precision: str = FLOAT32
     trace: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)
     checkpoint: str | Path | None = None

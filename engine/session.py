@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 
 from rainshed.compiler.machines import Cluster
+from rainshed.compiler.passes.lower_precision import FLOAT32
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
 from rainshed.engine.measured import counted, measured_of
@@ -45,7 +46,7 @@ class Session:
     backend   "processes": one for each machine, on this computer; "threads": in this process, with the same messages between
               them; "here": one machine, in this process; "auto": "here" for one machine, else "processes"
     seed      of the variables' first values and of the compiler; None: the plan's, or 0
-    strategy, place, rematerialize  see rs.compile
+    strategy, place, rematerialize, precision  see rs.compile
     trace     record what every thread does, for `write_trace`
     ops       of the user's own, which a plan from a file uses; those of a graph are found in it
     Raises    the compiler's errors; UsageError for words that it does not take
@@ -61,12 +62,14 @@ class Session:
         strategy: str = "auto",
         place: Mapping[str, str] | None = None,
         rematerialize: bool = False,
+        precision: str = FLOAT32,
         trace: bool = False,
         ops: Iterable[Op] = (),
     ) -> None:
         if backend not in BACKENDS:
             raise UsageError(f"a session has no back end {backend!r}", known=", ".join(BACKENDS))
-        asked = {"seed": seed or 0, "strategy": strategy, "place": place or {}, "rematerialize": rematerialize}
+        asked = {"seed": seed or 0, "strategy": strategy, "place": place or {}}
+        asked |= {"rematerialize": rematerialize, "precision": precision}
         self.plan = _planned(what, cluster, asked)
         self._traced = trace
         self.step = 0  # the number of the next step
@@ -194,7 +197,7 @@ class Session:
 
 def _planned(what: Graph | Plan, cluster: Cluster | None, asked: Mapping[str, Any]) -> Plan:
     if isinstance(what, Plan):
-        if cluster is not None or asked["place"] or asked["rematerialize"]:
+        if cluster is not None or asked["place"] or asked["rematerialize"] or asked["precision"] != FLOAT32:
             has = "its cluster" if cluster is not None else "everything in its place"
             raise UsageError(f"a plan has {has} already", hint="compile the graph again")
         return what

@@ -108,7 +108,13 @@ class Training:
     def _compile(self) -> Plan:
         o = self.options
         return compile(
-            self.graph, o.cluster, seed=o.seed, strategy=o.strategy, place=o.place, rematerialize=o.rematerialize
+            self.graph,
+            o.cluster,
+            seed=o.seed,
+            strategy=o.strategy,
+            place=o.place,
+            rematerialize=o.rematerialize,
+            precision=o.precision,
         )
 
     def _checked(self, data: Any) -> Data:

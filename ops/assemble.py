@@ -11,7 +11,7 @@ from rainshed.ops.access import Box, cover_fault
 from rainshed.ops.cuda import Launches, put_box
 from rainshed.ops.errors import DTypeError, ShapeError
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.op import REQUIRED, Cost, Op, Types, op
+from rainshed.ops.op import MOVED, REQUIRED, Cost, Op, Types, op
 from rainshed.ops.slice import slice_op
 from rainshed.ops.types import TensorType, Type, fixed, ints_of, shape_of, shape_text
 
@@ -62,6 +62,7 @@ def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 assemble: Op = op(
     name="assemble",
+    kinds=MOVED,
     work="layout",
     arity=None,
     attrs={"boxes": REQUIRED, "shape": REQUIRED},

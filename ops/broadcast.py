@@ -11,7 +11,7 @@ from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.cuda import Launches, move, steps_of, stretched
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, op
+from rainshed.ops.op import MOVED, REQUIRED, Cost, Op, Tile, Types, op
 from rainshed.ops.scalar import reduce_axes
 from rainshed.ops.types import Shape, TensorType, Type, broadcast, fixed, shape_of, shape_text
 
@@ -87,6 +87,7 @@ def _sum_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 broadcast_to: Op = op(
     name="broadcast_to",
+    kinds=MOVED,
     work="layout",
     arity=1,
     attrs={"shape": REQUIRED},

@@ -18,8 +18,8 @@ from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.conv2d_native import forward, input_gradient, weight_gradient
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.op import FLOATS, REQUIRED, Cost, Op, Tile, Types, op
-from rainshed.ops.types import TensorType, Type, fixed, promote
+from rainshed.ops.op import FACTORS, REQUIRED, Cost, Op, Tile, Types, op
+from rainshed.ops.types import TensorType, Type, fixed, sum_type
 from rainshed.ops.window import (
     Pair,
     Window,
@@ -113,7 +113,7 @@ def _infer(types: Types, attrs: Attrs) -> Type:
         window.count(size, high)
         for window, size, (_, high) in zip(_windows(w, attrs), image_size("conv2d", x), attrs["padding"], strict=True)
     ]
-    return TensorType(promote("conv2d", x.dtype, w.dtype), (x.shape[0], *sizes, w.shape[3]))
+    return TensorType(sum_type("conv2d", x.dtype, w.dtype), (x.shape[0], *sizes, w.shape[3]))
 
 
 def _access(types: Types, output: TensorType, attrs: Attrs) -> Access:
@@ -199,7 +199,7 @@ conv2d: Op = op(
     work="convolution",
     arity=2,
     attrs={"stride": 1, "padding": "valid", "dilation": 1, "groups": 1},
-    kinds=FLOATS,
+    kinds=FACTORS,
     clean=_clean,
     infer=_infer,
     access=_access,
@@ -227,7 +227,7 @@ def _input_clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
 def _input_infer(types: Types, attrs: Attrs) -> Type:
     dy, w = types
     channels = w.shape[2] * attrs["groups"]
-    return TensorType(promote("conv2d_input_grad", dy.dtype, w.dtype), (dy.shape[0], *attrs["image"], channels))
+    return TensorType(sum_type("conv2d_input_grad", dy.dtype, w.dtype), (dy.shape[0], *attrs["image"], channels))
 
 
 def _input_access(types: Types, output: TensorType, attrs: Attrs) -> Access:
@@ -304,7 +304,7 @@ conv2d_input_grad: Op = op(
     work="convolution",
     arity=2,
     attrs={"image": REQUIRED, **_GRAD_ATTRS},
-    kinds=FLOATS,
+    kinds=FACTORS,
     clean=_input_clean,
     infer=_input_infer,
     access=_input_access,
@@ -331,7 +331,7 @@ def _weight_clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
 
 def _weight_infer(types: Types, attrs: Attrs) -> Type:
     x, dy = types
-    dtype = promote("conv2d_weight_grad", x.dtype, dy.dtype)
+    dtype = sum_type("conv2d_weight_grad", x.dtype, dy.dtype)
     return TensorType(dtype, (*attrs["kernel"], x.shape[3] // attrs["groups"], dy.shape[3]))
 
 
@@ -396,7 +396,7 @@ conv2d_weight_grad: Op = op(
     work="convolution",
     arity=2,
     attrs={"kernel": REQUIRED, **_GRAD_ATTRS},
-    kinds=FLOATS,
+    kinds=FACTORS,
     clean=_weight_clean,
     infer=_weight_infer,
     access=_weight_access,

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import Access, Axis, Reach
+from rainshed.ops.bf16_cast import cast_calls, is_short_cast
 from rainshed.ops.broadcast import unbroadcast
 from rainshed.ops.errors import DTypeError
 from rainshed.ops.exponential import kernel as float32_kernel
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.op import ANY, FLOATS, NUMBERS, REQUIRED, Cost, Op, Types, op
+from rainshed.ops.op import ANY, FLOATS, MOVED, NUMBERS, REQUIRED, Bind, Call, Cost, Op, Types, op
 from rainshed.ops.scalar import formula_rule
 from rainshed.ops.types import DType, TensorType, Type, bool_, dtype_of, fixed, promote
 
@@ -376,6 +377,16 @@ def _astype_cpu(x: np.ndarray, out: np.ndarray, *, dtype: DType) -> None:
         out[...] = x.astype(dtype.numpy)
 
 
+def _astype_native(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
+    """The vector code of rounding and widening; NumPy's kernel for all other conversions."""
+    return _cast if is_short_cast(types[0].dtype, output.dtype) else None
+
+
+def _cast(operands: tuple[np.ndarray, ...], pieces: int) -> list[Call]:
+    x, out = operands
+    return cast_calls(x, out, pieces)
+
+
 def _astype_grad(node: Node, dy: Node) -> tuple[Node | None, ...]:
     (x,) = node.inputs
     return (astype(dy, dtype=x.dtype) if x.dtype.kind == node.dtype.kind == "float" else None,)
@@ -387,6 +398,7 @@ def _astype_infer(types: Types, attrs: Attrs) -> Type:
 
 astype: Op = op(
     name="astype",
+    kinds=MOVED,
     arity=1,
     attrs={"dtype": REQUIRED},
     clean=_astype_clean,
@@ -395,6 +407,7 @@ astype: Op = op(
     grad=_astype_grad,
     cost=lambda types, output, attrs: Cost(flops=output.nbytes),
     cpu=_astype_cpu,
+    native=_astype_native,
     formula="x0",
     cuda=formula_rule("x0"),
     doc="x with its elements converted to another type.",

@@ -10,7 +10,7 @@ import numpy as np
 from rainshed.ops.errors import DataError, KernelError, RainshedError
 from rainshed.ops.ir import Graph, Node, walk
 from rainshed.ops.op import located
-from rainshed.ops.types import TupleType, Type, fixed
+from rainshed.ops.types import TupleType, Type, as_fed, fixed
 
 Value = Any  # np.ndarray, or a tuple of them for a node with several results
 
@@ -38,7 +38,7 @@ def run_kernel(node: Node, inputs: Iterable[Value], out: Value) -> None:
 def fed_value(node: Node, value: Any) -> np.ndarray:
     """The value given for a leaf, checked against its type. Raises DataError."""
     expected = node.tensor_type
-    array = np.asarray(value)
+    array = as_fed(np.asarray(value), expected.dtype)
     if array.dtype != expected.dtype.numpy:
         raise DataError(
             f"{node.op.name} {node.name!r} is {expected}; found element type {array.dtype}", built_at=node.origin
@@ -89,7 +89,7 @@ def evaluate_nodes(
 
 def fed_or_whole(node: Node, value: Any) -> np.ndarray:
     """The array of a leaf; where the leaf is one tile of an input, the array of the whole input is given."""
-    return fed_value(node, value) if node.attrs["offset"] is None else np.asarray(value)
+    return fed_value(node, value) if node.attrs["offset"] is None else as_fed(np.asarray(value), node.dtype)
 
 
 def _part(node: Node, value: Any) -> np.ndarray:

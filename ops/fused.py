@@ -26,7 +26,7 @@ from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, constant_op, op
 from rainshed.ops.scalar import Line, elementwise, number_text
 from rainshed.ops.source import input_op
 from rainshed.ops.text import graph_text, parse
-from rainshed.ops.types import TensorType, Type, broadcast, fixed
+from rainshed.ops.types import TensorType, Type, bfloat16, broadcast, fixed
 
 BLOCK = 1 << 13  # elements at a time
 
@@ -45,6 +45,8 @@ def body_of(text: str) -> Graph:
     for name in graph.inputs:
         if not re.fullmatch(r"x\d+", name):
             raise GraphError(f"the body of a fused op reads x0, x1, ...; found {name!r}")
+    if any(node.dtype is bfloat16 for node in graph.nodes()):
+        raise GraphError("the body of a fused op holds no bfloat16: there is no formula for it")
     return graph
 
 
@@ -189,7 +191,9 @@ def kernel_of(body: Graph, inputs: tuple[Node, ...]) -> Node:
 
 
 def is_fusable(node: Node) -> bool:
-    """Whether a node may be part of a body: element-wise, all sizes known."""
+    """Whether a node may be part of a body: element-wise, all sizes known, no bfloat16 (which no formula takes)."""
     if node.op.name not in ELEMENTWISE and node.op not in (where, astype):
+        return False
+    if node.op is astype and bfloat16 in (node.dtype, node.inputs[0].dtype):
         return False
     return isinstance(node.type, TensorType) and broadcast("fused", *(i.shape for i in node.inputs)) == node.shape

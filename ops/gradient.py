@@ -15,11 +15,12 @@ from rainshed.ops.elementwise import add, astype
 from rainshed.ops.errors import GraphError
 from rainshed.ops.ir import Node, on_behalf, walk
 from rainshed.ops.op import constant_op
-from rainshed.ops.types import TensorType, TupleType
+from rainshed.ops.types import TensorType, TupleType, bfloat16, float32
 
 
 def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
-    """One node per value of `wrt`: the gradient of the loss, of the value's own type. The loss must be one float number.
+    """One node per value of `wrt`: the gradient of the loss, of the value's own type, or float32 for one of bfloat16, whose
+    gradients are added up in it. The loss must be one float number.
 
     Where the loss does not depend on a value, or only through ops without a gradient, the gradient is zero.
     """
@@ -59,16 +60,17 @@ def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
         for value, part in zip(node.inputs, parts, strict=False):
             if part is None or value not in needed:
                 continue
-            if part.dtype != value.dtype and part.dtype.kind == value.dtype.kind == "float":
+            wanted = gradient_type(value)
+            if part.dtype != wanted.dtype and part.dtype.kind == wanted.dtype.kind == "float":
                 with on_behalf(replace(node.origin, backward=True)):
-                    part = astype(part, dtype=value.dtype)  # the op had promoted its input
-            if part.type != value.type:
+                    part = astype(part, dtype=wanted.dtype)  # the op had promoted its input
+            if part.type != wanted:
                 raise GraphError(
                     f"the gradient of {node.op.name} for {value.type} has type {part.type}", built_at=node.origin
                 )
             arriving.setdefault(value, []).append(part)
     with on_behalf(replace(loss.origin, backward=True)):
-        return [final[v] if v in final else zeros(v.tensor_type) for v in wrt]
+        return [final[v] if v in final else zeros(gradient_type(v)) for v in wrt]
 
 
 def _depends_on(order: tuple[Node, ...], wrt: set[Node]) -> set[Node]:
@@ -77,6 +79,11 @@ def _depends_on(order: tuple[Node, ...], wrt: set[Node]) -> set[Node]:
         if node in wrt or any(i in found for i in node.inputs):
             found.add(node)
     return found
+
+
+def gradient_type(value: Node) -> TensorType:
+    """The type of a value's gradient."""
+    return TensorType(float32, value.shape) if value.dtype is bfloat16 else value.tensor_type
 
 
 def _total(parts: list[Node]) -> Node:

@@ -14,7 +14,7 @@ from rainshed.ops.cuda import Launches, move, put_box, steps_of
 from rainshed.ops.elementwise import greater_equal, where
 from rainshed.ops.errors import RainshedError, ShapeError
 from rainshed.ops.ir import Attrs, Node, current_origin
-from rainshed.ops.op import REQUIRED, Cost, Op, Types, constant_op, located, op
+from rainshed.ops.op import MOVED, REQUIRED, Cost, Op, Types, constant_op, located, op
 from rainshed.ops.reduce import Axes, clean_axes
 from rainshed.ops.reshape import expand_dims, reshape, squeeze
 from rainshed.ops.slice import take_range
@@ -62,6 +62,7 @@ def _permute_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 permute_dims: Op = op(
     name="permute_dims",
+    kinds=MOVED,
     work="layout",
     arity=1,
     attrs={"axes": REQUIRED},
@@ -104,6 +105,7 @@ def _flip_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 flip: Op = op(
     name="flip",
+    kinds=MOVED,
     work="layout",
     arity=1,
     attrs={"axis": None},
@@ -173,6 +175,7 @@ def _concat_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 concat_op: Op = op(
     name="concat",
+    kinds=MOVED,
     work="layout",
     arity=None,
     attrs={"axis": 0},

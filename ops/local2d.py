@@ -17,8 +17,8 @@ from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.local2d_native import forward, input_gradient, weight_gradient, weight_step
-from rainshed.ops.op import FLOATS, REQUIRED, Cost, Op, Tile, Types, op
-from rainshed.ops.types import TensorType, Type, fixed, promote
+from rainshed.ops.op import FACTORS, FLOATS, REQUIRED, Cost, Op, Tile, Types, op
+from rainshed.ops.types import TensorType, Type, fixed, sum_type
 from rainshed.ops.window import (
     Pair,
     Window,
@@ -63,7 +63,7 @@ def _infer(types: Types, attrs: Attrs) -> Type:
         raise ShapeError(f"local2d: {counts[0]} x {counts[1]} windows lie on x {x}, but w {w} holds weights for others")
     if x.shape[3] != w.shape[4]:
         raise ShapeError(f"local2d: x has {x.shape[3]} channels, w takes {w.shape[4]}", x=x, w=w)
-    return TensorType(promote("local2d", x.dtype, w.dtype), (x.shape[0], *counts, w.shape[5]))
+    return TensorType(sum_type("local2d", x.dtype, w.dtype), (x.shape[0], *counts, w.shape[5]))
 
 
 def _access(types: Types, output: TensorType, attrs: Attrs) -> Access:
@@ -139,7 +139,7 @@ local2d: Op = op(
     work="convolution",
     arity=2,
     attrs={"stride": 1, "padding": "valid"},
-    kinds=FLOATS,
+    kinds=FACTORS,
     clean=_clean,
     infer=_infer,
     access=_access,
@@ -169,7 +169,7 @@ def _input_clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
 
 def _input_infer(types: Types, attrs: Attrs) -> Type:
     dy, w = types
-    return TensorType(promote("local2d_input_grad", dy.dtype, w.dtype), (dy.shape[0], *attrs["image"], w.shape[4]))
+    return TensorType(sum_type("local2d_input_grad", dy.dtype, w.dtype), (dy.shape[0], *attrs["image"], w.shape[4]))
 
 
 def _input_access(types: Types, output: TensorType, attrs: Attrs) -> Access:
@@ -236,7 +236,7 @@ local2d_input_grad: Op = op(
     work="convolution",
     arity=2,
     attrs={"image": REQUIRED, "stride": 1, "low": (0, 0)},
-    kinds=FLOATS,
+    kinds=FACTORS,
     clean=_input_clean,
     infer=_input_infer,
     access=_input_access,
@@ -266,7 +266,7 @@ def _weight_clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
 
 def _weight_infer(types: Types, attrs: Attrs) -> Type:
     x, dy = types
-    dtype = promote("local2d_weight_grad", x.dtype, dy.dtype)
+    dtype = sum_type("local2d_weight_grad", x.dtype, dy.dtype)
     return TensorType(dtype, (*dy.shape[1:3], *attrs["kernel"], x.shape[3], dy.shape[3]))
 
 
@@ -307,7 +307,7 @@ local2d_weight_grad: Op = op(
     work="convolution",
     arity=2,
     attrs={"kernel": REQUIRED, "stride": 1, "low": (0, 0)},
-    kinds=FLOATS,
+    kinds=FACTORS,
     clean=_weight_clean,
     infer=_weight_infer,
     access=_weight_access,

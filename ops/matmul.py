@@ -2,6 +2,9 @@
 and broadcast.
 
 The gradient of each is a product of the three again, so that no transposed copy is made, kept or sent.
+
+Operands of bfloat16 are multiplied exactly, and added up in float32, which is the type of the result; their gradient is a product
+of the same kind, which reads the gradient of the result rounded to bfloat16.
 """
 
 from __future__ import annotations
@@ -12,24 +15,37 @@ import numpy as np
 
 from rainshed.ops.broadcast import unbroadcast
 from rainshed.ops.cuda import TILE, Grid, Launch, Launches, Number, cuda, kernel, merged, move, steps_of, stretched
+from rainshed.ops.elementwise import astype
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.op import NUMBERS, Cost, Op, Types, op
-from rainshed.ops.types import TensorType, fixed
+from rainshed.ops.op import MOVED, NUMBERS, Cost, Op, Types, op
+from rainshed.ops.types import DType, TensorType, bfloat16, fixed, sum_type
+
+
+def _rounded(dc: Node, *operands: Node) -> Node:
+    """The gradient of a result as products with these operands read it."""
+    return astype(dc, dtype=bfloat16) if all(x.dtype is bfloat16 for x in operands) else dc
 
 
 def _grad(node: Node, dc: Node) -> tuple[Node, ...]:
     a, b = node.inputs
+    dc = _rounded(dc, a, b)
     return unbroadcast(matmul_nt(dc, b), a.shape), unbroadcast(matmul_tn(a, dc), b.shape)
 
 
 def _grad_nt(node: Node, dc: Node) -> tuple[Node, ...]:
     a, b = node.inputs
+    dc = _rounded(dc, a, b)
     return unbroadcast(matmul(dc, b), a.shape), unbroadcast(matmul_tn(dc, a), b.shape)
 
 
 def _grad_tn(node: Node, dc: Node) -> tuple[Node, ...]:
     a, b = node.inputs
+    dc = _rounded(dc, a, b)
     return unbroadcast(matmul_nt(b, dc), a.shape), unbroadcast(matmul(a, dc), b.shape)
+
+
+def _sum_type(types: Types) -> DType:
+    return sum_type("matmul", *(t.dtype for t in types))
 
 
 def _cpu(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
@@ -102,7 +118,8 @@ matmul: Op = op(
     work="product",
     signature="(m,k),(k,n)->(m,n)",
     summed="k",
-    kinds=NUMBERS,
+    dtype=_sum_type,
+    kinds=(*NUMBERS, "bfloat16"),
     grad=_grad,
     cost=lambda *, m, k, n: Cost(flops=2 * m * k * n),
     cpu=_cpu,
@@ -115,7 +132,8 @@ matmul_nt: Op = op(
     work="product",
     signature="(m,k),(n,k)->(m,n)",
     summed="k",
-    kinds=NUMBERS,
+    dtype=_sum_type,
+    kinds=(*NUMBERS, "bfloat16"),
     grad=_grad_nt,
     cost=lambda *, m, k, n: Cost(flops=2 * m * k * n),
     cpu=_cpu_nt,
@@ -128,7 +146,8 @@ matmul_tn: Op = op(
     work="product",
     signature="(k,m),(k,n)->(m,n)",
     summed="k",
-    kinds=NUMBERS,
+    dtype=_sum_type,
+    kinds=(*NUMBERS, "bfloat16"),
     grad=_grad_tn,
     cost=lambda *, m, k, n: Cost(flops=2 * m * k * n),
     cpu=_cpu_tn,
@@ -148,6 +167,7 @@ def _transpose_cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 matrix_transpose: Op = op(
     name="matrix_transpose",
+    kinds=MOVED,
     work="layout",
     signature="(m,n)->(n,m)",
     grad=lambda node, dy: (matrix_transpose(dy),),

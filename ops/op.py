@@ -29,6 +29,7 @@ from rainshed.ops.types import (
     TensorType,
     TupleType,
     Type,
+    bfloat16,
     broadcast,
     dtype_of,
     fixed,
@@ -51,8 +52,10 @@ Work = Literal["product", "convolution", "elementwise", "reduction", "layout", "
 
 REQUIRED = object()  # the default of an attribute that must be given
 FLOATS = ("float",)
+FACTORS = ("float", "bfloat16")  # of products that are added up
 NUMBERS = ("float", "int")
 ANY = ("float", "int", "bool")
+MOVED = (*ANY, "bfloat16")  # of ops that only move values: bfloat16 is for these, `astype` and products
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,9 @@ class Op:
     formula: str | None = None  # element-wise ops: the scalar formula in x0, x1, ..., one text for CPU and CUDA
     clean: Callable[[Types, dict[str, Any]], Mapping[str, Any]] | None = None  # attributes -> their one canonical form
     tile: Callable[[Tile], Mapping[str, Any]] | None = None  # attributes of one tile; None: those of the whole
-    kinds: tuple[str, ...] = ANY  # of its inputs' element types, as a check that all ops share
+    kinds: tuple[str, ...] = (
+        ANY  # of its inputs' element types, as a check that all ops share; bfloat16 is one by itself
+    )
     doc: str = ""
 
     def __call__(self, *inputs: Any, **attrs: Any) -> Node:
@@ -226,6 +231,8 @@ def located(error: RainshedError, origin: Origin) -> RainshedError:
 
 def check_kinds(op: Op, types: Types) -> None:
     for i, t in enumerate(types):
+        if t.dtype is bfloat16 and "bfloat16" not in op.kinds:
+            raise DTypeError(f"{op.name}: does not take bfloat16; input {i} is {t}", hint="astype(x, 'float32') first")
         if t.dtype.kind not in op.kinds:
             raise DTypeError(f"{op.name}: takes {' or '.join(op.kinds)}; input {i} is {t}")
 

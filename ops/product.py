@@ -3,7 +3,8 @@
     out = c + alpha * sum over i of op(a_i) @ op(b_i),     op: the last two axes swapped, or not
 
 BLAS adds each product to what is there, so that neither a transposed copy nor a gradient that is only subtracted from its
-variable is ever written. `out` may be `c` itself: the update of a weight in its place.
+variable is ever written. `out` may be `c` itself: the update of a weight in its place. Matrices of bfloat16 are added up in
+float32, the type of c and of the result (ops/bf16_product.py).
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
+from rainshed.ops.bf16_product import add_short_product
 from rainshed.ops.blas import LETTERS, Array, add_product
 from rainshed.ops.errors import GraphError, ShapeError
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.op import FLOATS, Cost, Op, Types, op
-from rainshed.ops.types import Shape, TensorType, Type, broadcast, fixed, promote
+from rainshed.ops.op import FACTORS, Cost, Op, Types, op
+from rainshed.ops.types import Shape, TensorType, Type, bfloat16, broadcast, fixed, sum_type
 
 PLAIN: Attrs = MappingProxyType({"turn_a": False, "turn_b": False, "summed": 0, "alpha": 1.0})
 FEW = 8  # matrices of a batch, one call of BLAS each
@@ -58,9 +60,12 @@ def _infer(types: Types, attrs: Attrs) -> Type:
     (shape,) = shapes
     if not 0 <= attrs["summed"] <= len(shape) - 2:
         raise ShapeError(f"product: cannot sum {attrs['summed']} axes of {shape}")
-    result = TensorType(promote("product", *(t.dtype for t in types)), shape[attrs["summed"] :])
-    if any(t.dtype is not result.dtype for t in types) or (c is not None and c != result):
-        raise ShapeError(f"product: all have one type, and c that of the result; found {', '.join(map(str, types))}")
+    factors = [t.dtype for pair in pairs for t in pair]
+    result = TensorType(sum_type("product", *factors), shape[attrs["summed"] :])
+    if len(set(factors)) > 1 or (c is not None and c != result):
+        raise ShapeError(
+            f"product: factors have one type, and c that of the result; found {', '.join(map(str, types))}"
+        )
     return result
 
 
@@ -105,7 +110,8 @@ def _cost(types: Types, output: Type, attrs: Attrs) -> Cost:
 def _cpu(*operands: Array, turn_a: bool, turn_b: bool, summed: int, alpha: float) -> None:
     *inputs, out = operands
     pairs, c = _pairs(inputs, {})
-    total = sum(np.matmul(_swapped(a, turn_a), _swapped(b, turn_b)).sum(axis=tuple(range(summed))) for a, b in pairs)
+    wide = [(a.astype(out.dtype, copy=False), b.astype(out.dtype, copy=False)) for a, b in pairs]
+    total = sum(np.matmul(_swapped(a, turn_a), _swapped(b, turn_b)).sum(axis=tuple(range(summed))) for a, b in wide)
     total *= out.dtype.type(alpha)
     out[...] = total if c is None else c + total
 
@@ -134,9 +140,15 @@ def product_call(attrs: Attrs, *operands: Array) -> partial[Any]:
 def matmul_call(a: Array, b: Array, out: Array) -> partial[Any] | None:
     """The same for a plain product; None where NumPy does it as well: other types, none or many matrices."""
     few = math.prod(out.shape[:-2]) <= FEW
-    if not few or not (a.dtype == b.dtype == out.dtype) or out.dtype not in LETTERS or not (a.size and b.size):
+    if not few or out.dtype not in LETTERS or not (a.size and b.size):
+        return None
+    if not (a.dtype == b.dtype == out.dtype) and not (_is_short(a) and _is_short(b)):
         return None
     return product_call(PLAIN, a, b, out)
+
+
+def _is_short(x: Array) -> bool:
+    return str(x.dtype) == bfloat16.name
 
 
 def _each(calls: tuple[partial[Any], ...]) -> None:
@@ -149,13 +161,14 @@ def _matrices(
 ) -> list[partial[Any]]:
     """One call of BLAS for each matrix of the batch, of each pair."""
     calls = []
+    add = add_short_product if _is_short(pairs[0][0]) else add_product
     done: set[tuple[int, ...]] = set()
     for a, b in pairs:
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
         for index in np.ndindex(batch):
             at = index[summed:]
-            calls.append(add_product(a[index], b[index], out[at], alpha=alpha, beta=1.0 if at in done else beta))
+            calls.append(add(a[index], b[index], out[at], alpha=alpha, beta=1.0 if at in done else beta))
             done.add(at)
     return calls
 
@@ -191,7 +204,7 @@ product: Op = op(
     work="product",
     arity=None,
     attrs={"turn_a": False, "turn_b": False, "summed": 0, "alpha": 1.0},
-    kinds=FLOATS,
+    kinds=FACTORS,
     clean=_clean,
     infer=_infer,
     access=_access,

@@ -16,11 +16,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from rainshed.ops.bf16_cast import converter, is_short_cast
 from rainshed.ops.blas import Array, gemm
 from rainshed.ops.broadcast import sum_to
 from rainshed.ops.code_cache import Code, is_cached, kernel_code, text_of
 from rainshed.ops.cuda import merged
-from rainshed.ops.elementwise import ELEMENTWISE, where
+from rainshed.ops.elementwise import ELEMENTWISE, astype, where
 from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.layout import concat_op
@@ -69,6 +70,9 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
     """
     if not out.size or any(not x.size for x in (*inputs, out)):
         return None
+    if op is astype and is_short_cast(dtype_of(inputs[0].dtype), dtype_of(out.dtype)):
+        in_rows = all(x.flags.c_contiguous for x in (*inputs, out))
+        return _cast(inputs[0], out, compiling) if in_rows else None
     if op is fused:
         return _loop(lines_of(attrs["body"]), inputs, out, compiling)
     if op.formula is not None:
@@ -191,6 +195,35 @@ def _compiled(loop: Loop) -> Code:
 
 def _built_from(loop: Loop) -> str:
     return f"{loop.source()}\n{text_of(*SOURCES)}"
+
+
+CAST = """\
+def kernel(a):
+    n, x, out = a[0], {0}_at(a[1]), {1}_at(a[2])
+    for i in range(n):
+        out[i] = convert(x[i])
+    return 0
+"""
+
+
+def _cast(x: Array, out: Array, compiling: bool) -> Records | None:
+    """Between float32 and bfloat16."""
+    short = x.itemsize < out.itemsize
+    source = CAST.format("u16" if short else "u32", "u32" if short else "u16")
+    built_from = f"{source}\n{text_of(MODULE, 'rainshed.ops.bf16_cast')}"
+    if not compiling and not is_cached("cast", built_from):
+        return None
+    return (_record(_compiled_cast(source, built_from, short), (out.size,), (x, out)),)
+
+
+@lru_cache(maxsize=2)
+def _compiled_cast(source: str, built_from: str, short: bool) -> Code:
+    def make() -> Any:
+        code = import_module(MODULE)
+        names = {f"{word}_at": at for word, at in code.WORDS.items()}
+        return code.compile_kernel(made(source, convert=converter(short), **names))
+
+    return kernel_code("cast", built_from, make)
 
 
 def _address(x: Array) -> int:

@@ -11,7 +11,7 @@ from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.cuda import same_order
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, op
+from rainshed.ops.op import MOVED, REQUIRED, Cost, Op, Tile, Types, op
 from rainshed.ops.types import Batch, Dim, Shape, TensorType, Type, fixed, shape_text, size_of
 
 
@@ -113,6 +113,7 @@ def _cpu(x: np.ndarray, out: np.ndarray, *, shape: Shape) -> None:
 
 reshape: Op = op(
     name="reshape",
+    kinds=MOVED,
     work="layout",
     arity=1,
     attrs={"shape": REQUIRED},

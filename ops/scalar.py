@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.cuda import THREADS, Grid, Kernel, Launch, Launches, cuda, merged, steps_of, stretched
-from rainshed.ops.types import DTYPES, DType, Shape, TensorType, bool_, fixed, promote
+from rainshed.ops.types import DTYPES, DType, Shape, TensorType, bfloat16, bool_, fixed, promote
 
 TO_INT = frozenset({"floor", "ceil", "trunc", "round"})  # give a Python int
-TYPES = {d.short: getattr(np, d.name if d is not bool_ else "bool_") for d in DTYPES}
+TYPES = {d.short: getattr(np, d.name if d is not bool_ else "bool_") for d in DTYPES if d is not bfloat16}
 ONE, ALONE, STEPS = "one", "alone", "steps"  # how an input is read: element i; its only element; by steps
 FIRST = "first"  # a reduction begins with its first element: only where an element may count twice
 BLOCK_FROM = 64  # elements in a sum from which a block of threads makes it, not one thread

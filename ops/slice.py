@@ -12,7 +12,7 @@ from rainshed.ops.access import Access, Axis, Interval, Reach
 from rainshed.ops.cuda import Launches, fill, move, steps_of
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
-from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, op
+from rainshed.ops.op import MOVED, REQUIRED, Cost, Op, Tile, Types, op
 from rainshed.ops.types import Batch, Dim, Shape, TensorType, Type, fixed, shape_of
 
 # One axis: the elements of range(start, stop, step). On the batch axis start and stop are 0, B, 2B, ...; the step is 1.
@@ -142,6 +142,7 @@ def _cuda(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 slice_op: Op = op(
     name="slice",
+    kinds=MOVED,
     work="layout",
     arity=1,
     attrs={"start": REQUIRED, "stop": REQUIRED, "step": None},
@@ -219,6 +220,7 @@ def _cuda_back(types: Types, output: TensorType, attrs: Attrs) -> Launches:
 
 unslice: Op = op(
     name="unslice",
+    kinds=MOVED,
     work="layout",
     arity=1,
     attrs={"shape": REQUIRED, "start": REQUIRED, "stop": REQUIRED, "step": None},

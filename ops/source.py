@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.access import Access, Axis, Reach
-from rainshed.ops.errors import GraphError, ShapeError
+from rainshed.ops.errors import DTypeError, GraphError, ShapeError
 from rainshed.ops.init import Init
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, constant_op, op
@@ -18,6 +18,7 @@ from rainshed.ops.types import (
     TensorType,
     TupleType,
     Type,
+    bfloat16,
     dtype_of,
     fixed,
     int64,
@@ -59,6 +60,9 @@ def _clean_variable(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
     cleaned["trainable"] = bool(cleaned["trainable"])
     if any(isinstance(dim, Batch) for dim in cleaned["shape"]):
         raise GraphError(f"variable {cleaned['name']!r} cannot have the batch axis in its shape")
+    if cleaned["dtype"] is bfloat16:
+        what = f"variable {cleaned['name']!r} cannot be kept in bfloat16: small steps would be rounded away"
+        raise DTypeError(what, hint="keep it in float32; astype(w, 'bfloat16') where a product reads it")
     cleaned["init"].check(cleaned["name"], cleaned["shape"], cleaned["dtype"])
     return cleaned
 

@@ -26,7 +26,7 @@ from rainshed.ops.errors import ParseError, RainshedError
 from rainshed.ops.init import Init
 from rainshed.ops.ir import Device, Graph, Node, Origin
 from rainshed.ops.op import REQUIRED, Op
-from rainshed.ops.types import DTYPES, Batch, DType
+from rainshed.ops.types import DTYPES, Batch, DType, numpy_dtype
 
 INLINE = 16  # arrays up to this many elements are printed as lists, larger ones in base64
 
@@ -97,7 +97,20 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _END = re.compile(r"\s*(#|\Z)")
-_ARRAYS = {"float32", "float64", "int32", "int64", "bool", "uint8", "int8", "int16", "uint16", "uint32", "uint64"}
+_ARRAYS = {
+    "bfloat16",
+    "float32",
+    "float64",
+    "int32",
+    "int64",
+    "bool",
+    "uint8",
+    "int8",
+    "int16",
+    "uint16",
+    "uint32",
+    "uint64",
+}
 
 
 _ESCAPED = {"n": "\n", "r": "\r"}
@@ -198,11 +211,10 @@ class _Reader:
         shape, data = self.value(), self.value()
         try:
             if isinstance(data, str):
-                array = np.frombuffer(base64.b64decode(data, validate=True), np.dtype(name).newbyteorder("<")).astype(
-                    name
-                )
+                dtype = numpy_dtype(name)
+                array = np.frombuffer(base64.b64decode(data, validate=True), dtype.newbyteorder("<")).astype(dtype)
             else:
-                array = np.array(data, name)
+                array = np.array(data, numpy_dtype(name))
             array = array.reshape(shape)
         except (ValueError, TypeError, OverflowError) as error:
             raise self.wrong(f"bad array: {error}") from None

@@ -13,7 +13,7 @@ import numpy as np
 from rainshed.ops.cuda import same_order
 from rainshed.ops.elementwise import same_index
 from rainshed.ops.ir import Attrs
-from rainshed.ops.op import REQUIRED, Cost, Op, Types, op
+from rainshed.ops.op import MOVED, REQUIRED, Cost, Op, Types, op
 from rainshed.ops.types import Type
 
 
@@ -31,6 +31,7 @@ def _move(x: np.ndarray, out: np.ndarray, **attrs: Any) -> None:
 
 send: Op = op(
     name="send",
+    kinds=MOVED,
     arity=1,
     attrs={"to": REQUIRED, "reason": ""},
     infer=_same,
@@ -42,6 +43,7 @@ send: Op = op(
 
 recv: Op = op(
     name="recv",
+    kinds=MOVED,
     arity=1,
     infer=_same,
     access=same_index,
@@ -52,6 +54,7 @@ recv: Op = op(
 
 copy: Op = op(
     name="copy",
+    kinds=MOVED,
     work="layout",
     arity=1,
     infer=_same,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from rainshed.ops.errors import DTypeError, ShapeError
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """One of the five element types. `str` gives the short name that printed graphs use."""
+    """One of the six element types. `str` gives the short name that printed graphs use."""
 
     name: str
     short: str
@@ -30,16 +32,29 @@ class DType:
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
-        return np.dtype(self.name)
+        return numpy_dtype(self.name)
+
+
+@lru_cache(maxsize=1)
+def _numpy_bfloat16() -> np.dtype[np.generic]:
+    """The type that ml_dtypes adds to NumPy, loaded when it is first needed."""
+    found: np.dtype[np.generic] = np.dtype(import_module("ml_dtypes").bfloat16)
+    return found
+
+
+def numpy_dtype(name: str) -> np.dtype[np.generic]:
+    """NumPy's type of a name, which may be "bfloat16". Raises TypeError as NumPy does."""
+    return _numpy_bfloat16() if name == "bfloat16" else np.dtype(name)
 
 
 float32 = DType("float32", "f32", "float", 4)
 float64 = DType("float64", "f64", "float", 8)
+bfloat16 = DType("bfloat16", "bf16", "float", 2)  # the upper half of a float32; only some ops take it (Op.kinds)
 int32 = DType("int32", "i32", "int", 4)
 int64 = DType("int64", "i64", "int", 8)
 bool_ = DType("bool", "bool", "bool", 1)
 
-DTYPES = (float32, float64, int32, int64, bool_)
+DTYPES = (float32, float64, bfloat16, int32, int64, bool_)
 _BY_NAME = {name: d for d in DTYPES for name in (d.name, d.short)}
 
 
@@ -58,6 +73,14 @@ def dtype_of(value: object) -> DType:
         raise DTypeError(f"{value!r} is not an element type of Rainshed", known=names) from None
 
 
+def as_fed(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """What is fed to an input of this type: a float32 array is rounded to nearest for one of bfloat16; others as they are."""
+    if dtype is not bfloat16 or array.dtype != np.float32:
+        return array
+    with np.errstate(all="ignore"):  # what is no number stays none: no warning
+        return array.astype(dtype.numpy)
+
+
 def promote(op: str, *dtypes: DType) -> DType:
     """The common element type, by the Array API standard: within floats, or within ints; never between kinds."""
     kinds = {d.kind for d in dtypes}
@@ -65,6 +88,12 @@ def promote(op: str, *dtypes: DType) -> DType:
         given = ", ".join(str(d) for d in dtypes)
         raise DTypeError(f"{op}: {given} have no common type", hint="convert one of them with astype(x, dtype)")
     return max(dtypes, key=lambda d: d.itemsize)
+
+
+def sum_type(op: str, *dtypes: DType) -> DType:
+    """The type in which products of values of these types are added up: their common type, float32 for bfloat16."""
+    found = promote(op, *dtypes)
+    return float32 if found is bfloat16 else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from rainshed.ops.errors import ProtocolError
-from rainshed.ops.types import DTYPES
+from rainshed.ops.types import DTYPES, numpy_dtype
 from rainshed.runtime.wire import Buffer, array_payload
 
 _ALIGN: Final = 64
@@ -87,7 +87,7 @@ def unpack(payload: memoryview, kind: type[T]) -> tuple[T, list[np.ndarray]]:
 def _array(payload: memoryview, start: int, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
     if name not in _DTYPES or any(n < 0 for n in shape):
         raise ProtocolError(f"a document's array cannot be {name}{list(shape)}")
-    dtype = np.dtype(name)
+    dtype = numpy_dtype(name)
     nbytes = math.prod(shape) * dtype.itemsize
     if start + nbytes > len(payload):
         raise ProtocolError(f"a document's array of {nbytes} bytes in a payload of {len(payload)}")

@@ -90,7 +90,9 @@ class Kernels:
         op, node = self._ops[run.op], self._checked_node(i, self._ops[run.op], run)
         if self._has_native(op):
             operands = tuple(self._arrays[v] for v in (*run.inputs, *run.outputs))
-            return tuple(native_calls(op, operands, node.attrs, parts))
+            calls = tuple(native_calls(op, operands, node.attrs, parts))
+            if len(calls) > 1 or op.formula is None:
+                return calls  # an element-wise op without code for these types is cut as the others are
         return tuple(self._bound(*tile) for tile in self._tiles(op, node, run, parts))
 
     def _tiles(self, op: Op, node: Node, run: Run, parts: int) -> list[Tile]:

@@ -11,7 +11,7 @@ from rainshed.compiler.plan import Assign, Feed, Program, Recv, Run, Send, Varia
 from rainshed.ops.access import Box, box_shape
 from rainshed.ops.errors import DataError, UsageError
 from rainshed.ops.op import Op
-from rainshed.ops.types import TensorType, dtype_of
+from rainshed.ops.types import TensorType, as_fed, dtype_of
 from rainshed.runtime.buffers import Array, Buffers
 from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.initial import Told, fill
@@ -221,6 +221,7 @@ class Loaded:
                     f"input {name!r} is {expected.dtype}{list(feed.whole)}; found shape {list(array.shape)}"
                 )
             array = part_of(array, box)
+        array = as_fed(array, expected.dtype)
         if array.dtype != expected.dtype.numpy:
             raise DataError(f"input {name!r} is {expected.dtype}; found element type {array.dtype}")
         if array.shape != box_shape(box):

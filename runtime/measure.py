@@ -19,7 +19,7 @@ from msgspec import Struct
 from threadpoolctl import threadpool_limits
 
 from rainshed.compiler.plan import ARENA, FED, Feed, Free, Instruction, Output, Program, Run, Value
-from rainshed.compiler.this_computer import memory_bytes, usable_cores
+from rainshed.compiler.this_computer import memory_bytes, multiplies_bfloat16, usable_cores
 from rainshed.ops.access import box_shape
 from rainshed.ops.op import Op
 from rainshed.ops.types import dtype_of
@@ -40,6 +40,7 @@ class Host(Struct, frozen=True, forbid_unknown_fields=True):
     identity: str
     cores: int
     memory_bytes: int
+    bfloat16: bool = False  # whether its processor multiplies it
 
 
 class Kernels(Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,7 +63,7 @@ def this_host() -> Host:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
     except OSError:
         boot = socket.gethostname()
-    return Host(boot, usable_cores(), memory_bytes())
+    return Host(boot, usable_cores(), memory_bytes(), multiplies_bfloat16())
 
 
 def measure_kernels(program: Program, ops: Mapping[str, Op], budget_s: float) -> Kernels:

@@ -11,7 +11,7 @@ from rainshed.ops.local2d import local2d_weight_grad, local2d_weight_step
 from rainshed.ops.matmul import matmul, matmul_nt, matmul_tn, matrix_transpose
 from rainshed.ops.product import product_of
 from rainshed.ops.source import variable_op
-from rainshed.ops.types import Shape
+from rainshed.ops.types import sum_type
 
 Pair = tuple[Node, Node]
 
@@ -82,7 +82,7 @@ class _Folder:
         if node.device is None or node.device.unit != HOST or len(node.inputs) not in (1, 2):
             return
         found: Sum | None = None
-        if node.op in PRODUCTS and node.dtype.kind == "float" and all(i.dtype is node.dtype for i in node.inputs):
+        if node.op in PRODUCTS and node.dtype.kind == "float" and _of_one_type(node):
             found = self._product(node)
         elif node.op.name == "sum_to":
             found = self._summed(node)
@@ -135,7 +135,7 @@ class _Folder:
         left, right = self._alone(a, node), self._alone(b, node)
         if left is not None and right is not None and _alike(left, right):
             pairs, inside = (*left.pairs, *right.pairs), (*left.inside, *right.inside, a, b)
-            if _small(pairs, node.shape):
+            if _small(pairs, node):
                 return Sum(pairs, left.turns, left.summed, left.alpha, right.c if left.c is None else left.c, inside)
         if right is not None and right.c is None:
             return Sum(right.pairs, right.turns, right.summed, right.alpha, a, (*right.inside, b))
@@ -172,6 +172,12 @@ class _Folder:
         return Sum(((x, dy),), (False, False), alpha=alpha, c=w, inside=inside, local=gradient)
 
 
+def _of_one_type(node: Node) -> bool:
+    """Whether a product's operands have one type, which is that of the result, or bfloat16 for float32."""
+    a, b = node.inputs
+    return a.dtype is b.dtype and sum_type("product", a.dtype) is node.dtype
+
+
 def _reads_turned(reader: Node) -> bool:
     return (
         reader.op in PRODUCTS
@@ -185,10 +191,7 @@ def _alike(a: Sum, b: Sum) -> bool:
     return (a.turns, a.summed, a.alpha) == (b.turns, b.summed, b.alpha) and (a.c is None or b.c is None)
 
 
-def _small(pairs: tuple[Pair, ...], shape: Shape) -> bool:
+def _small(pairs: tuple[Pair, ...], total: Node) -> bool:
     """Whether the matrices are no more to keep than the products would be to add up."""
     read = sum(x.type.nbytes for x in dict.fromkeys(x for pair in pairs for x in pair))
-    size = pairs[0][0].dtype.itemsize
-    for n in shape:
-        size *= int(n)  # type: ignore[arg-type]
-    return read <= len(pairs) * size
+    return read <= len(pairs) * total.type.nbytes

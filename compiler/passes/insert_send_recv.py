@@ -117,11 +117,18 @@ def _reason(value: Node, reader: Node) -> str:
     """Why a value crosses, in a word or two, for people."""
     if reader.op.name in ("add", "maximum", "minimum", "multiply") and reader.origin.of == value.origin.of:
         return "partial sum"
-    if value.op.name == "variable" or (value.op.name in ("slice", "copy") and value.inputs[0].op.name == "variable"):
+    if _source(value).op.name == "variable":
         return "weight"
     if value.op.name == "slice":
         return "gradient part" if value.origin.backward else "halo or part"
     return "gradient" if value.origin.backward else "activation"
+
+
+def _source(value: Node) -> Node:
+    """What a value is a part of, or another form of."""
+    while value.op.name in ("slice", "copy", "astype"):
+        value = value.inputs[0]
+    return value
 
 
 # -- overlapping slices -----------------------------------------------------------------------------------------------

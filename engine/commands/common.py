@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from rainshed.compiler.machines import Cluster
+from rainshed.compiler.passes.lower_precision import FLOAT32, PRECISIONS
 from rainshed.ops.errors import RainshedError, UsageError
 from rainshed.ops.ir import Graph
 from rainshed.ops.types import Batch, TensorType
@@ -106,6 +107,10 @@ def add_program(parser: argparse.ArgumentParser) -> None:
     add_cluster(parser)
     again = "when no plan fits the memory, compute activations a second time for backward instead of keeping them"
     parser.add_argument("--rematerialize", action="store_true", help=again)
+    precision = (
+        "what products and convolutions read: float32, or bf16: operands rounded to bfloat16, sums in float32 (float32)"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default=FLOAT32, help=precision)
     what = "a layer, variable or value that must be on this machine, or a pattern of names; may be repeated"
     parser.add_argument("--place", metavar="NAME=MACHINE", action="append", default=[], help=what)
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 from typing import Any
 
+from rainshed.compiler.passes.lower_precision import FLOAT32
 from rainshed.compiler.pipeline import PASSES, compile, show
 from rainshed.compiler.plan import Plan
 from rainshed.engine.commands.common import (
@@ -30,6 +31,7 @@ EXAMPLES = """\
   rainshed compile examples/digits.py:build --machines 4 --strategy space -o plan.json
   rainshed compile examples/speech.py:build --cluster cluster.toml --set rate=0.02 --json
   rainshed compile examples/speech.py:small --machines 2 --show split
+  rainshed compile examples/speech.py:small --machines 2 --precision bf16 --show lower_precision
   rainshed compile examples/digits.py:build --machines 4 --place dense=m0 --place 'dense_1/*=m3'
 """
 
@@ -51,10 +53,17 @@ def run(args: Any) -> int:
     place = places_from(args.place)
     if args.show:
         chosen = {} if args.strategy == "auto" else {"strategy": args.strategy}
-        print(graph_text(show(graph, cluster, args.show, seed=args.seed, place=place, **chosen)))
+        shown = show(graph, cluster, args.show, seed=args.seed, place=place, precision=args.precision, **chosen)
+        print(graph_text(shown))
         return OK
     plan = compile(
-        graph, cluster, seed=args.seed, strategy=args.strategy, place=place, rematerialize=args.rematerialize
+        graph,
+        cluster,
+        seed=args.seed,
+        strategy=args.strategy,
+        place=place,
+        rematerialize=args.rematerialize,
+        precision=args.precision,
     )
     if args.output:
         save_plan(plan, args.output)
@@ -74,6 +83,7 @@ def figures(plan: Plan) -> dict[str, Any]:
         "hash": plan.hash,
         "machines": list(plan.machines),
         "strategy": plan.notes.get("strategy"),
+        "precision": plan.notes.get("precision", FLOAT32),
         "step_s": p.step_s,
         "lower_bound_s": p.lower_bound_s,
         "bytes": p.bytes,

@@ -198,6 +198,7 @@ def _options(args: Any, batch: int) -> TrainingOptions:
         strategy=args.strategy,
         place=places_from(args.place),
         rematerialize=args.rematerialize,
+        precision=args.precision,
         trace=bool(args.trace),
         checkpoint=args.checkpoint,
         checkpoint_every=args.checkpoint_every,

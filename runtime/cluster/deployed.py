@@ -11,7 +11,7 @@ import numpy as np
 from rainshed.compiler.plan import Plan
 from rainshed.ops.access import Box
 from rainshed.ops.errors import DataError
-from rainshed.ops.types import dtype_of
+from rainshed.ops.types import as_fed, dtype_of
 from rainshed.runtime.slabs import slabs
 from rainshed.runtime.trace import MachineTrace
 
@@ -73,7 +73,7 @@ class Deployed(ABC):
         for name, (dtype, whole) in needed.items():
             if name not in feeds:
                 raise DataError(f"input {name!r} was not given", given=", ".join(feeds) or "none")
-            array = np.asarray(feeds[name])
+            array = as_fed(np.asarray(feeds[name]), dtype_of(dtype))
             if array.dtype.name != dtype:
                 raise DataError(f"input {name!r} is {dtype}; found element type {array.dtype}")
             if array.shape != whole:

@@ -33,7 +33,11 @@ def net() -> Graph:
 
 
 def graphs() -> dict[str, str]:
-    return {p.__name__: graph_text(show(net(), cluster(2), p.__name__, strategy="features")) + "\n" for p in PASSES}
+    """After each pass; after those that make and read bfloat16, with it."""
+    names = [p.__name__ for p in PASSES]
+    precision = {name: "bf16" if name in ("lower_precision", "widen") else "float32" for name in names}
+    shown = {n: show(net(), cluster(2), n, strategy="features", precision=precision[n]) for n in names}
+    return {name: graph_text(graph) + "\n" for name, graph in shown.items()}
 
 
 def plan_text(plan: Plan) -> str:

@@ -331,7 +331,8 @@ def test_doctor(capsys):
     out, _ = run(capsys, "doctor", "--json")
     found = json.loads(out)
     names = [row["name"] for row in found["findings"]]
-    assert found["ok"] and {"python", "numpy", "cores", "memory", "disk", "blas", "numba", "loopback"} < set(names)
+    known = {"python", "numpy", "cores", "memory", "disk", "blas", "numba", "bfloat16", "loopback"}
+    assert found["ok"] and known < set(names)
 
 
 def test_doctor_tells_what_is_wrong(tmp_path):

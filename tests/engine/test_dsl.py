@@ -176,7 +176,7 @@ MADE = {
 
 # Not functions of values, or tested by name below or in a file of their own.
 OTHER = {
-    "DType", "Graph", "GraphWarning", "Node", "bool", "can_cast", "constant", "conv2d", "dropout", "e", "evaluate",
+    "DType", "Graph", "GraphWarning", "Node", "bfloat16", "bool", "can_cast", "constant", "conv2d", "dropout", "e", "evaluate",
     "finfo", "float32", "float64", "grad", "graph", "iinfo", "inf", "input", "int32", "int64", "isdtype", "local2d",
     "nan", "newaxis", "on", "op", "ops_of", "pi", "pick", "random", "result_type", "scope", "step", "variable",
 }  # fmt: skip
@@ -281,7 +281,9 @@ def test_dtypes():
     assert rs.result_type(rs.float32, X, 1) is rs.float64 and rs.result_type(rs.int32, 3) is rs.int32
     assert rs.can_cast(rs.float32, "float64") and not rs.can_cast(rs.float64, rs.float32)
     assert not rs.can_cast(rs.constant(1), rs.float64)
-    assert rs.finfo("float32").bits == 32 and rs.finfo(X).eps == np.finfo(float).eps
+    assert (
+        rs.finfo("float32").bits == 32 and rs.finfo(rs.bfloat16).eps == 2**-7 and rs.finfo(X).eps == np.finfo(float).eps
+    )
     assert rs.iinfo(rs.constant(1)).max == 2**63 - 1
     for wrong in (
         lambda: rs.isdtype(rs.bool, "text"),
