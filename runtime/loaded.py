@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from rainshed.compiler.dependencies import is_static
 from rainshed.compiler.plan import Assign, Feed, Program, Recv, Run, Send, Variable
 from rainshed.ops.access import Box, box_shape
 from rainshed.ops.errors import DataError, PlanError, UsageError
@@ -16,7 +17,6 @@ from rainshed.ops.records import INEXACT
 from rainshed.ops.text import parse_attr
 from rainshed.ops.types import dtype_of
 from rainshed.runtime.buffers import Array, Buffers
-from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, type_of
 from rainshed.runtime.segments import Segment, segments_of
 from rainshed.runtime.wire import array_payload

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from rainshed.compiler.dependencies import is_static
 from rainshed.compiler.plan import Assign, Free, Program, Run
 from rainshed.ops.errors import KernelError
 from rainshed.ops.records import Record, Records, machine_code
-from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.kernels import Kernels
 
 LONGEST_S: Final = 2e-3  # predicted, of all kernels of a segment where other threads could do some of them
