@@ -1,7 +1,8 @@
 """When everything of a step happens: events over the processors of hosts and the network interfaces of machines.
 
 Model
-  an instruction may run when what it reads is there; of several the first of the list does, sends before all
+  an instruction may run when what it reads is there, and its place in memory is free; of several the first of the list does,
+  sends before all
   a machine has a worker for each whole core, and a kernel keeps one of them busy
   a host's cores are shared evenly by all that computes there: kernels, sending and receiving
   a small message is written by the worker itself, a large one by a thread of its own; both take a core's time at both ends
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
+from rainshed.compiler.dependencies import dependencies, is_static
 from rainshed.compiler.machines import Cluster, Link, Machine
-from rainshed.compiler.plan import FED, KEPT, Assign, Free, Instruction, Program, Recv, Run, Send
+from rainshed.compiler.plan import Assign, Free, Instruction, Program, Recv, Run, Send
 from rainshed.compiler.units import HOST
 from rainshed.ops.errors import PlanError
 
@@ -101,10 +103,10 @@ class _Node:
     instructions: tuple[Instruction, ...]
     processor: _Processor
     workers: int
-    needed: list[int]  # how many values it waits for; -1: it takes no part in a step
+    needed: list[int]  # for how many others it waits, and a receive for its bytes; -1: it takes no part in a step
     seconds: list[float]  # of a core, or of a unit
     on_unit: list[bool]
-    followers: list[Sequence[int]]  # who reads what it writes
+    followers: list[list[int]]  # who waits for it
     nbytes: dict[int, int] = field(default_factory=dict)  # of each send
     arrival: dict[int, int] = field(default_factory=dict)  # key -> the instruction that receives it
     ready: list[int] = field(default_factory=list)  # heap of ranks: sends first, then as in the list
@@ -163,10 +165,11 @@ class _Step:
 
     # -- instructions ----
     def _ready(self, node: _Node, i: int) -> None:
-        """Everything that an instruction reads is there."""
+        """Everything that an instruction waits for is done."""
         instruction = node.instructions[i]
         rank = i
         if type(instruction) is Recv:
+            self._done(node, i)
             return
         if type(instruction) is Send:
             nbytes = node.nbytes[i]
@@ -209,11 +212,13 @@ class _Step:
         if self.spans is not None:
             name = node.machine.name
             self.spans.append(Span(name, i, self._begun.get((name, i), self.now), self.now))
-        needed = node.needed
-        for reader in node.followers[i]:
-            needed[reader] -= 1
-            if not needed[reader]:
-                self._ready(node, reader)
+        for follower in node.followers[i]:
+            self._one_less(node, follower)
+
+    def _one_less(self, node: _Node, i: int) -> None:
+        node.needed[i] -= 1
+        if not node.needed[i]:
+            self._ready(node, i)
 
     # -- processors ----
     def _job(self, processor: _Processor, seconds: float, then: Then) -> None:
@@ -259,7 +264,7 @@ class _Step:
         self._begin(way.to, way.to.arrival[message.key])
         self._share(way)
         if message.sent is not None:  # both ends work while the bytes are on their way
-            came = _Both(partial(self._done, way.to, way.to.arrival[message.key]))
+            came = _Both(partial(self._one_less, way.to, way.to.arrival[message.key]))
             gone = _Both(partial(self._gone, way, came.one))
             message.flown = gone.one
             self._job(way.source.processor, way.source.message_seconds(message.nbytes), gone.one)
@@ -293,7 +298,7 @@ class _Step:
         if message.flown is not None:
             message.flown()
             return
-        came = partial(self._done, way.to, way.to.arrival[message.key])
+        came = partial(self._one_less, way.to, way.to.arrival[message.key])
         self._gone(way, partial(self._job, way.to.processor, way.to.message_seconds(message.nbytes), came))
 
     def _gone(self, way: _Way, arrive: Then) -> None:
@@ -336,54 +341,27 @@ def _processors(cluster: Cluster) -> dict[str, _Processor]:
 def _node(program: Program, machine: Machine, processor: _Processor) -> _Node:
     count = len(program.instructions)
     needed, seconds, on_unit = [-1] * count, [0.0] * count, [False] * count
-    followers: list[Sequence[int]] = [()] * count
+    followers: list[list[int]] = [[] for _ in range(count)]
     node = _Node(
         machine, program.instructions, processor, max(1, int(machine.cores)), needed, seconds, on_unit, followers
     )
-    values = program.values
-    readers: list[list[int]] = [[] for _ in values]
-    there = [v.place in (FED, KEPT) for v in values]
-    several: list[tuple[int, tuple[int, ...]]] = []  # instructions with several results
+    values, before = program.values, dependencies(program)
     for i, instruction in enumerate(program.instructions):
-        kind = type(instruction)
-        if kind is Free or _is_constant(program, instruction):
+        if isinstance(instruction, Free) or is_static(program, instruction):
             continue
-        reads: tuple[int, ...] = ()
         if isinstance(instruction, Run):
-            reads = instruction.inputs
             on_unit[i] = any(values[v].unit != HOST for v in instruction.outputs)
             seconds[i] = instruction.seconds if on_unit[i] else node.core_seconds(instruction.seconds)
-            if len(instruction.outputs) == 1:
-                followers[i] = readers[instruction.outputs[0]]
-            else:
-                several.append((i, instruction.outputs))
         elif isinstance(instruction, Send):
-            reads = (instruction.value,)
             nbytes = node.nbytes[i] = values[instruction.value].nbytes
             seconds[i] = node.message_seconds(nbytes)
         elif isinstance(instruction, Recv):
             node.arrival[instruction.key] = i
-            followers[i] = readers[instruction.value]
         elif isinstance(instruction, Assign):
-            reads = (instruction.value,)
             nbytes = 2 * values[instruction.value].nbytes
             seconds[i] = node.core_seconds(nbytes / machine.bytes_per_s + machine.overhead_s)
-        waits = 0
-        for value in reads if len(reads) < 2 else dict.fromkeys(reads):
-            if not there[value]:
-                readers[value].append(i)
-                waits += 1
-        needed[i] = waits
+        needed[i] = len(before[i]) + isinstance(instruction, Recv)
         node.left += 1
-    for i, outputs in several:
-        followers[i] = [reader for v in outputs for reader in readers[v]]
+        for earlier in before[i]:
+            followers[earlier].append(i)
     return node
-
-
-def _is_constant(program: Program, instruction: Instruction) -> bool:
-    """Whether it is computed once, when the program is loaded."""
-    return (
-        isinstance(instruction, Run)
-        and instruction.op == "constant"
-        and all(program.values[v].place == KEPT for v in instruction.outputs)
-    )

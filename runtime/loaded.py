@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from rainshed.compiler.dependencies import is_static
 from rainshed.compiler.plan import Assign, Feed, Program, Recv, Run, Send, Variable
 from rainshed.ops.access import Box, box_shape
 from rainshed.ops.errors import DataError, UsageError
 from rainshed.ops.op import Op
 from rainshed.ops.types import TensorType, as_fed, dtype_of
 from rainshed.runtime.buffers import Array, Buffers
-from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.initial import Told, fill
 from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, type_of
 from rainshed.runtime.segments import Segment, Wish, segments_of

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from rainshed.compiler.dependencies import is_static
 from rainshed.compiler.plan import Assign, Free, Program, Recv, Run
 from rainshed.ops.errors import KernelError
 from rainshed.ops.records import Record, Records, machine_code
-from rainshed.runtime.dispatch import is_static
 from rainshed.runtime.kernels import Kernels
 
 # Predicted, of what one thread does alone in a segment where others could do some of it; and of all of it, where what arrives

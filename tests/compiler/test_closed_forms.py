@@ -150,7 +150,6 @@ def test_gradients_come_back_as_their_values_went(layers: int, strategy: str) ->
 # -- pipelines ---------------------------------------------------------------------------------------------------------
 def stage(machine: int, last: int, times: int) -> Program:
     """A stage that takes one second for each of so many values, which come from the stage before and go to the next."""
-    value = Value(dtype="f32", shape=(4,), place=ARENA, offset=0)
     fed = Value(dtype="f32", shape=(4,), place=FED)
     instructions: list[Recv | Run | Send] = []
     for t in range(times):
@@ -159,8 +158,11 @@ def stage(machine: int, last: int, times: int) -> Program:
         instructions.append(Run(op="exp", inputs=(2 * t,), outputs=(2 * t + 1,), seconds=1.0))
         if machine < last:
             instructions.append(Send(2 * t + 1, times * (machine + 1) + t, f"m{machine + 1}"))
-    values = (value if machine else fed, value) * times
-    return Program(machine=f"m{machine}", values=values, instructions=tuple(instructions))
+    values = tuple(
+        fed if not machine and i % 2 == 0 else Value(dtype="f32", shape=(4,), place=ARENA, offset=16 * i)
+        for i in range(2 * times)
+    )
+    return Program(machine=f"m{machine}", values=values, instructions=tuple(instructions), arena_nbytes=32 * times)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 5])

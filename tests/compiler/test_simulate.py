@@ -18,8 +18,8 @@ def linked(machines: int) -> Cluster:
 
 
 def program(machine: str, *instructions: object, values: int = 4) -> Program:
-    value = Value(dtype="f32", shape=(250,), place=ARENA, offset=0)
-    return Program(machine=machine, values=(value,) * values, instructions=instructions)  # type: ignore[arg-type]
+    places = tuple(Value(dtype="f32", shape=(250,), place=ARENA, offset=1000 * i) for i in range(values))
+    return Program(machine=machine, values=places, instructions=instructions, arena_nbytes=1000 * values)  # type: ignore[arg-type]
 
 
 def run(seconds: float, inputs: tuple[int, ...] = (), output: int = 0) -> Run:
@@ -81,8 +81,8 @@ def test_messages_share_an_interface() -> None:
 
 def test_machines_that_wait_for_each_other_are_found() -> None:
     programs = (
-        program("m0", Recv(0, 0, "m1"), Send(1, 1, "m1")),
-        program("m1", Recv(0, 1, "m0"), Send(1, 0, "m0")),
+        program("m0", Recv(0, 0, "m1"), run(1.0, (0,), 1), Send(1, 1, "m1")),
+        program("m1", Recv(0, 1, "m0"), run(1.0, (0,), 1), Send(1, 0, "m0")),
     )
     with pytest.raises(PlanError, match="never ends: m0, m1"):
         simulate(programs, (transfer(0, "m1", "m0"), transfer(1, "m0", "m1")), linked(2))

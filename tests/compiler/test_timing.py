@@ -3,7 +3,7 @@
 import pytest
 
 from rainshed.compiler.machines import Cluster, Link, Machine, Unit
-from rainshed.compiler.plan import ARENA, KEPT, Assign, Program, Recv, Run, Send, Value
+from rainshed.compiler.plan import ARENA, KEPT, Assign, Free, Program, Recv, Run, Send, Value
 from rainshed.compiler.timing import step_seconds, step_spans
 
 FREE = {"message_s": 0.0, "message_bytes_per_s": 1e30, "overhead_s": 0.0}
@@ -18,8 +18,11 @@ def machines(*changes: dict[str, object], **same: object) -> Cluster:
 
 
 def program(machine: str, *instructions: object, nbytes: int = 1000, unit: str = "cpu") -> Program:
-    value = Value(dtype="f32", shape=(nbytes // 4,), place=ARENA, offset=0, unit=unit)
-    return Program(machine=machine, values=(value,) * 6, instructions=instructions)  # type: ignore[arg-type]
+    values = tuple(
+        Value(dtype="f32", shape=(nbytes // 4,), place=ARENA, offset=nbytes * i, unit=unit) for i in range(6)
+    )
+    arenas = {"arena_nbytes": 6 * nbytes} if unit == "cpu" else {"unit_arenas": {unit: 6 * nbytes}}
+    return Program(machine=machine, values=values, instructions=instructions, **arenas)  # type: ignore[arg-type]
 
 
 def run(seconds: float, inputs: tuple[int, ...] = (), output: int = 0) -> Run:
@@ -86,14 +89,20 @@ def test_large_messages_take_processor_time_at_both_ends_while_they_go() -> None
 
 def test_messages_to_one_machine_keep_their_order() -> None:
     """The second goes when the first has left, however small it is."""
-    values = tuple(Value(dtype="f32", shape=(n // 4,), place=ARENA, offset=0) for n in (LARGE, 400))
+    values = tuple(
+        Value(dtype="f32", shape=(n // 4,), place=ARENA, offset=LARGE * i) for i, n in enumerate((LARGE, 400, 400))
+    )
     sender = Program(
-        machine="m0", values=values, instructions=(run(1.0), run(0.0, output=1), Send(0, 0, "m1"), Send(1, 1, "m1"))
+        machine="m0",
+        values=values,
+        instructions=(run(1.0), run(0.0, output=1), Send(0, 0, "m1"), Send(1, 1, "m1")),
+        arena_nbytes=3 * LARGE,
     )
     receiver = Program(
         machine="m1",
-        values=(*values, values[1]),
+        values=values,
         instructions=(Recv(1, 1, "m0"), Run(op="exp", inputs=(1,), outputs=(2,), seconds=1.0), Recv(0, 0, "m0")),
+        arena_nbytes=3 * LARGE,
     )
     assert step_seconds((sender, receiver), machines({}, {})) == pytest.approx(1 + 100 + 0.4 + 0.25 + 1)
 
@@ -106,8 +115,41 @@ def test_a_unit_works_beside_the_cores() -> None:
 
 def test_a_variable_that_gets_its_value_is_copied() -> None:
     values = (Value(dtype="f32", shape=(250,), place=KEPT), Value(dtype="f32", shape=(250,), place=ARENA, offset=0))
-    p = Program(machine="m0", values=values, instructions=(run(1.0, (0,), 1), Assign(0, 1)))
+    p = Program(machine="m0", values=values, instructions=(run(1.0, (0,), 1), Assign(0, 1)), arena_nbytes=1000)
     assert step_seconds((p,), machines({"bytes_per_s": 1000.0})) == 1 + 2
+
+
+def waiting(place: int) -> float:
+    """Seconds of a step in which m1 waits for bytes, and has a kernel of 5 s that needs none: it writes to this place."""
+    places = [Value(dtype="f32", shape=(250,), place=ARENA, offset=1000 * i) for i in (0, 1, place)]
+    late = program("m0", run(7.0), Send(0, 0, "m1"))
+    instructions = (Recv(0, 0, "m0"), run(1.0, (0,), 1), Free(0), Free(1), run(5.0, output=2))
+    own = Program(machine="m1", values=tuple(places), instructions=instructions, arena_nbytes=3000)
+    return step_seconds((late, own), machines({}, {}))
+
+
+def test_a_kernel_waits_until_its_place_is_free() -> None:
+    arrival = 7 + 1 + 0.25
+    assert waiting(2) == arrival + 1
+    assert waiting(1) == arrival + 1 + 5
+
+
+def test_bytes_that_come_before_their_place_is_free_are_taken_then() -> None:
+    places = tuple(Value(dtype="f32", shape=(250,), place=ARENA, offset=offset) for offset in (0, 0, 1000))
+    instructions = (run(9.0), Free(0), Recv(1, 0, "m0"), run(1.0, (1,), 2))
+    own = Program(machine="m1", values=places, instructions=instructions, arena_nbytes=2000)
+    assert step_seconds((program("m0", run(1.0), Send(0, 0, "m1")), own), machines({}, {})) == 9 + 1
+
+
+def test_a_variable_is_overwritten_when_all_its_readers_are_done() -> None:
+    """Its new value comes at once; the update in place waits for a reader that waits for bytes."""
+    values = (
+        Value(dtype="f32", shape=(250,), place=KEPT),
+        *(Value(dtype="f32", shape=(250,), place=ARENA, offset=1000 * i) for i in range(2)),
+    )
+    instructions = (Recv(1, 0, "m0"), run(1.0, (0, 1), 2), run(3.0, (), 0))
+    own = Program(machine="m1", values=values, instructions=instructions, arena_nbytes=2000)
+    assert step_seconds((program("m0", run(7.0), Send(0, 0, "m1")), own), machines({}, {})) == 7 + 1.25 + 1 + 3
 
 
 @pytest.mark.parametrize("nbytes", [1000, LARGE])

@@ -6,10 +6,11 @@ import random
 import plans
 import pytest
 
+from rainshed.compiler import dependencies as module
+from rainshed.compiler.dependencies import dependencies
 from rainshed.compiler.plan import Assign, Free, Output, Program, Recv, Run, Send, Value
 from rainshed.ops.errors import PlanError
-from rainshed.runtime import dispatch
-from rainshed.runtime.dispatch import Dispatcher, dependencies
+from rainshed.runtime.dispatch import Dispatcher
 
 
 def value(offset, n=16, place="arena"):
@@ -97,7 +98,7 @@ def test_edges_that_follow_from_others_are_left_out(monkeypatch):
     values = [value(0, place="fed"), *(value(64 * i) for i in range(3)), value(0)]
     chain = [run([0], 1), run([1], 2), run([2, 1], 3), Free(value=1), run([3], 4)]
     assert dependencies(program(values, chain, [4])) == ((), (0,), (1,), (), (2,))
-    monkeypatch.setattr(dispatch, "REDUCE_UP_TO", 0)
+    monkeypatch.setattr(module, "REDUCE_UP_TO", 0)
     assert dependencies(program(values, chain, [4])) == ((), (0,), (0, 1), (), (0, 1, 2))
 
 
