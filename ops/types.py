@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from rainshed.ops.errors import DTypeError, ShapeError
@@ -135,8 +136,7 @@ def shape_text(shape: Shape) -> str:
     return "[" + ", ".join(str(d) for d in shape) + "]"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorType:
+class TensorType(msgspec.Struct, frozen=True):
     dtype: DType
     shape: Shape
 
@@ -152,8 +152,7 @@ class TensorType:
         return self.size * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class TupleType:
+class TupleType(msgspec.Struct, frozen=True):
     """The type of an op with several results; `pick(node, i)` takes one of them."""
 
     items: tuple[TensorType, ...]
