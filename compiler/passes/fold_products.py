@@ -8,7 +8,7 @@ from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.matmul import matmul, matmul_nt, matmul_tn, matrix_transpose
-from rainshed.ops.product import product_of
+from rainshed.ops.product import product, product_of
 from rainshed.ops.types import Shape
 
 Pair = tuple[Node, Node]
@@ -75,6 +75,10 @@ class _Folder:
         found: Sum | None = None
         if node.op in PRODUCTS and node.dtype.kind == "float" and all(i.dtype is node.dtype for i in node.inputs):
             found = self._product(node)
+        elif node.op is product and len(node.inputs) == 2:  # the pass `simplify` made it
+            a, b = node.inputs
+            turns = bool(node.attrs["turn_a"]), bool(node.attrs["turn_b"])
+            found = Sum(((a, b),), turns, node.attrs["summed"], node.attrs["alpha"])
         elif node.op.name == "sum_to":
             found = self._summed(node)
         elif node.op.name == "add":
