@@ -52,7 +52,7 @@ PASSES: tuple[Pass, ...] = (
 
 NO_PINS: Mapping[str, str] = MappingProxyType({})
 PLANS = 5  # that are made and simulated, of the strategies with the best estimates
-MUCH = 90_000  # instructions of all plans that are made; beyond it only a plan that fits is looked for
+MUCH = 90_000  # instructions of all plans that are made; beyond it only a plan that fits, and one to compare it with, is looked for
 WORSE = 1.5  # an estimate so many times the best one is not followed up
 
 SHARED = PASSES[: PASSES.index(split)]  # the same whatever the strategy
@@ -151,7 +151,8 @@ def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
     work = 0
     for name, about in estimates.items():
         each = work / max(1, len(plans) + len(refused))
-        if len(plans) >= PLANS or (plans and (work + each > MUCH or about > WORSE * min(estimates.values()))):
+        most = MUCH if len(plans) > 1 else 2 * MUCH
+        if len(plans) >= PLANS or (plans and (work + each > most or about > WORSE * min(estimates.values()))):
             break
         plan, missing = _fitting(graph, replace(setting, strategy=name))
         work += sum(len(p.instructions) for p in plan.programs)
