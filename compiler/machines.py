@@ -153,7 +153,7 @@ class Cluster:
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Cluster:
-        """The cluster of a TOML file: tables [[machine]], [link], [[link.between]].
+        """The cluster of a TOML file: tables [[machine]], [link], and [[link.between]], of `machines`, or one way `from` and `to`.
 
         Raises  ClusterError with the table and key that is wrong
         """
@@ -177,13 +177,11 @@ class Cluster:
         links = {}
         for i, row in enumerate(_table_list(table.get("between", []), f"{where}: link.between")):
             at = f"{where}: link.between[{i}]"
-            _known(row, ("machines", "bytes_per_s", "latency_s"), at)
-            pair = row.get("machines")
-            if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
-                raise ClusterError(f"{at}: machines must be two names; found {pair!r}")
-            if (pair[0], pair[1]) in links:
-                raise ClusterError(f"{at}: the link {pair[0]} - {pair[1]} stands there already; a pair is named once")
-            links[pair[0], pair[1]] = links[pair[1], pair[0]] = _link(row, at)
+            _known(row, ("machines", "from", "to", "bytes_per_s", "latency_s"), at)
+            for pair in _pairs(row, at):
+                if pair in links:
+                    raise ClusterError(f"{at}: the link {pair[0]} - {pair[1]} stands there already; it is named once")
+                links[pair] = _link(row, at)
         return cls(machines=machines, default_link=default, links=links)
 
     def to_data(self) -> dict[str, Any]:
@@ -200,11 +198,12 @@ class Cluster:
             if m.units:
                 row["unit"] = [{k: getattr(u, k) for k in _UNIT} for u in m.units]
             machines.append(row)
-        between = [
-            {"machines": [a, b], "bytes_per_s": x.bytes_per_s, "latency_s": x.latency_s}
-            for (a, b), x in self.links.items()
-            if a < b
-        ]
+        between = []
+        for (a, b), x in self.links.items():
+            both = x == self.links[b, a]
+            if not both or a < b:
+                ends = {"machines": [a, b]} if both else {"from": a, "to": b}
+                between.append({**ends, "bytes_per_s": x.bytes_per_s, "latency_s": x.latency_s})
         link: dict[str, Any] = {"bytes_per_s": self.default_link.bytes_per_s, "latency_s": self.default_link.latency_s}
         return {"machine": machines, "link": {**link, "between": between} if between else link}
 
@@ -361,6 +360,17 @@ def _table_list(value: Any, where: str) -> list[Mapping[str, Any]]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(row, Mapping) for row in value):
         raise ClusterError(f"{where} must be a list of tables; found {value!r}")
     return list(value)
+
+
+def _pairs(row: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
+    """From which machine to which a link goes: both ways between `machines`, or one way."""
+    one_way = "machines" not in row
+    pair = [row.get("from"), row.get("to")] if one_way else row["machines"]
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
+        raise ClusterError(f"{where}: machines must be two names, or from and to one each; found {pair!r}")
+    if not one_way and ("from" in row or "to" in row):
+        raise ClusterError(f"{where}: machines means both ways, from and to mean one; found both")
+    return [(pair[0], pair[1])] if one_way else [(pair[0], pair[1]), (pair[1], pair[0])]
 
 
 def _link(row: Mapping[str, Any], where: str) -> Link:

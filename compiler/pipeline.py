@@ -60,7 +60,7 @@ PASSES: tuple[Pass, ...] = (
 
 NO_PINS: Mapping[str, str] = MappingProxyType({})
 PLANS = 5  # that are made and simulated, of the strategies with the best estimates
-MUCH = 90_000  # instructions of all plans that are made; beyond it only a plan that fits is looked for
+MUCH = 90_000  # instructions of all plans that are made; beyond it only a plan that fits, and one to compare it with, is looked for
 MOST_RESTED = 10_000  # nodes of a plan; larger ones have no second arenas tried
 WORTH_ROOM = 0.98  # larger arenas are taken for a step that is shorter than so much of that with small ones
 WORSE = 1.5  # an estimate so many times the best one is not followed up
@@ -173,7 +173,8 @@ def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
     work = 0
     for name, about in estimates.items():
         each = work / max(1, len(plans) + len(refused))
-        if len(plans) >= PLANS or (plans and (work + each > MUCH or about > WORSE * min(estimates.values()))):
+        most = MUCH if len(plans) > 1 else 2 * MUCH
+        if len(plans) >= PLANS or (plans and (work + each > most or about > WORSE * min(estimates.values()))):
             break
         plan, missing = _fitting(graph, replace(setting, strategy=name))
         work += sum(len(p.instructions) for p in plan.programs)

@@ -14,8 +14,9 @@ Model
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from typing import NamedTuple
 from rainshed.compiler.dependencies import dependencies, is_static
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.plan import Assign, Free, Instruction, Program, Recv, Run, Send
+from rainshed.compiler.sharing import Interface, Route
 from rainshed.compiler.units import HOST
 from rainshed.ops.errors import PlanError
 
@@ -82,17 +84,13 @@ class _Message:
 
 @dataclass(eq=False, slots=True)
 class _Way:
-    """From one machine to another. `left` are the bytes of the message that goes now."""
+    """From one machine to another."""
 
     source: _Node
     to: _Node
     link: Link
     waiting: deque[_Message] = field(default_factory=deque)
     now: _Message | None = None
-    left: float = 0.0
-    rate: float = 0.0
-    since: float = 0.0
-    version: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -110,8 +108,8 @@ class _Node:
     nbytes: dict[int, int] = field(default_factory=dict)  # of each send
     arrival: dict[int, int] = field(default_factory=dict)  # key -> the instruction that receives it
     ready: list[int] = field(default_factory=list)  # heap of ranks: sends first, then as in the list
-    going_out: dict[_Way, None] = field(default_factory=dict)
-    coming_in: dict[_Way, None] = field(default_factory=dict)
+    out: Interface = field(default_factory=Interface)
+    into: Interface = field(default_factory=Interface)
     left: int = 0
 
     def core_seconds(self, seconds: float) -> float:
@@ -129,11 +127,12 @@ class _Step:
         self.spans = spans  # None: only the end of the step is wanted
         self._begun: dict[tuple[str, int], float] = {}
         self.now = self.end = 0.0
-        self._events: list[tuple[float, int, _Processor | _Way | None, int, Then | None]] = []
+        self._events: list[tuple[float, int, _Processor | Interface | None, int, Then | None]] = []
         self._count = 0
         processors = _processors(cluster)
         self.nodes = {p.machine: _node(p, cluster.machine(p.machine), processors[p.machine]) for p in programs}
         self._ways: dict[tuple[str, str], _Way] = {}
+        self._routes: dict[_Way, Route] = {}
 
     def run(self) -> float:
         for node in self.nodes.values():
@@ -153,7 +152,7 @@ class _Step:
                 self._job_done(what)
             else:
                 self.now = at
-                self._last_byte(what)  # type: ignore[arg-type]
+                what.first_done(at).then()  # type: ignore[union-attr]
         stuck = [name for name, node in self.nodes.items() if node.left]
         if stuck:
             raise PlanError(f"the plan never ends: {', '.join(stuck)} wait for each other")
@@ -252,17 +251,17 @@ class _Step:
         name = node.machine.name
         way = self._ways.get((name, to))
         if way is None:
-            way = self._ways[name, to] = _Way(node, self.nodes[to], self.cluster.link(name, to))
+            there = self.nodes[to]
+            way = self._ways[name, to] = _Way(node, there, self.cluster.link(name, to))
+            self._routes[way] = Route(node.out, there.into, partial(self._last_byte, way))
         way.waiting.append(message)
         if way.now is None:
             self._depart(way)
 
     def _depart(self, way: _Way) -> None:
-        message = way.waiting.popleft()
-        way.now, way.left, way.since = message, float(message.nbytes), self.now
-        way.source.going_out[way] = way.to.coming_in[way] = None
+        message = way.now = way.waiting.popleft()
         self._begin(way.to, way.to.arrival[message.key])
-        self._share(way)
+        self._next_last_bytes(self._routes[way].begin(message.nbytes / way.link.bytes_per_s, self.now))
         if message.sent is not None:  # both ends work while the bytes are on their way
             came = _Both(partial(self._one_less, way.to, way.to.arrival[message.key]))
             gone = _Both(partial(self._gone, way, came.one))
@@ -270,31 +269,18 @@ class _Step:
             self._job(way.source.processor, way.source.message_seconds(message.nbytes), gone.one)
             self._job(way.to.processor, way.to.message_seconds(message.nbytes), came.one)
 
-    def _share(self, changed: _Way) -> None:
-        """The rates of all messages that share an interface with one that begins or ends."""
-        for way in changed.source.going_out:
-            self._new_rate(way)
-        for way in changed.to.coming_in:
-            if way is not changed:
-                self._new_rate(way)
-
-    def _new_rate(self, way: _Way) -> None:
-        now = self.now
-        way.left -= (now - way.since) * way.rate
-        way.since = now
-        way.rate = way.link.bytes_per_s / max(len(way.source.going_out), len(way.to.coming_in))
-        way.version += 1
-        self._count += 1
-        when = now + max(0.0, way.left) / way.rate
-        heapq.heappush(self._events, (when, self._count, way, way.version, None))
+    def _next_last_bytes(self, changed: Iterable[Interface]) -> None:
+        """When the next message of each of these interfaces will be gone, if nothing changes before."""
+        for interface in changed:
+            due = interface.next_done(self.now)
+            if due < math.inf:
+                self._count += 1
+                heapq.heappush(self._events, (due, self._count, interface, interface.version, None))
 
     def _last_byte(self, way: _Way) -> None:
         message = way.now
         assert message is not None
-        way.version += 1
-        way.rate = 0.0
-        del way.source.going_out[way], way.to.coming_in[way]
-        self._share(way)
+        self._next_last_bytes(self._routes[way].end(self.now))
         if message.flown is not None:
             message.flown()
             return

@@ -6,9 +6,9 @@ Source  Griewank and Walther, Evaluating Derivatives, 2008, chapter 3
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
+from msgspec import structs
 
 from rainshed.ops.broadcast import broadcast_to
 from rainshed.ops.elementwise import add, astype
@@ -31,7 +31,7 @@ def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
         )
     order = walk([loss])
     needed = _depends_on(order, set(wrt))
-    with on_behalf(replace(loss.origin, backward=True)):
+    with on_behalf(structs.replace(loss.origin, backward=True)):
         seed = constant_op(value=np.ones((), loss.dtype.numpy))
     arriving: dict[Node, list[Node]] = {loss: [seed]}
     picked: dict[Node, dict[int, Node]] = {}
@@ -39,7 +39,7 @@ def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
     for node in reversed(order):
         if node not in needed:
             continue
-        with on_behalf(replace(node.origin, backward=True)):
+        with on_behalf(structs.replace(node.origin, backward=True)):
             if isinstance(node.type, TupleType):
                 if node not in picked:
                     continue
@@ -62,14 +62,14 @@ def gradients(loss: Node, wrt: Iterable[Node]) -> list[Node]:
                 continue
             wanted = gradient_type(value)
             if part.dtype != wanted.dtype and part.dtype.kind == wanted.dtype.kind == "float":
-                with on_behalf(replace(node.origin, backward=True)):
+                with on_behalf(structs.replace(node.origin, backward=True)):
                     part = astype(part, dtype=wanted.dtype)  # the op had promoted its input
             if part.type != wanted:
                 raise GraphError(
                     f"the gradient of {node.op.name} for {value.type} has type {part.type}", built_at=node.origin
                 )
             arriving.setdefault(value, []).append(part)
-    with on_behalf(replace(loss.origin, backward=True)):
+    with on_behalf(structs.replace(loss.origin, backward=True)):
         return [final[v] if v in final else zeros(gradient_type(v)) for v in wrt]
 
 

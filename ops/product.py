@@ -79,11 +79,15 @@ def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
 
 
 def _access(types: Types, output: TensorType, attrs: Attrs) -> Access:
-    """Batch axes, rows and columns may be cut; what is added up stays whole."""
+    """Batch axes, rows and columns may be cut; also what is added up if it is one product, and else not."""
     pairs, c = _pairs(types, attrs)
     shape, summed = fixed(_shape(*pairs[0], attrs)), attrs["summed"]
     rank = len(shape)
-    axes = tuple(Axis(f"b{i}", n, "whole" if i < summed else "join") for i, n in enumerate(shape))
+    one = len(pairs) == 1 and c is None
+    axes = [Axis(f"b{i}", n, "join" if i >= summed else "sum" if one else "whole") for i, n in enumerate(shape)]
+    if one:
+        axes.append(Axis("k", fixed(_turned(pairs[0][0].shape, attrs["turn_a"]))[-1], "sum"))
+    shared = Reach(rank) if one else WHOLE
 
     def reach(t: TensorType, matrix: tuple[Reach, Reach], turn: bool) -> tuple[Reach, ...]:
         lead = rank - len(t.shape)
@@ -92,10 +96,10 @@ def _access(types: Types, output: TensorType, attrs: Attrs) -> Access:
 
     inputs = []
     for a, b in pairs:
-        inputs.append(reach(a, (Reach(rank - 2), WHOLE), attrs["turn_a"]))
-        inputs.append(reach(b, (WHOLE, Reach(rank - 1)), attrs["turn_b"]))
+        inputs.append(reach(a, (Reach(rank - 2), shared), attrs["turn_a"]))
+        inputs.append(reach(b, (shared, Reach(rank - 1)), attrs["turn_b"]))
     result = tuple(Reach(i) for i in range(summed, rank))
-    return Access(axes, (*inputs, *([] if c is None else [result])), result)
+    return Access(tuple(axes), (*inputs, *([] if c is None else [result])), result, combine="add" if one else None)
 
 
 def _cost(types: Types, output: Type, attrs: Attrs) -> Cost:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 
+import msgspec
 import numpy as np
 
 from rainshed.ops.errors import DTypeError, ShapeError
@@ -164,8 +165,7 @@ def shape_text(shape: Shape) -> str:
     return "[" + ", ".join(str(d) for d in shape) + "]"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorType:
+class TensorType(msgspec.Struct, frozen=True):
     dtype: DType
     shape: Shape
 
@@ -181,8 +181,7 @@ class TensorType:
         return self.size * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class TupleType:
+class TupleType(msgspec.Struct, frozen=True):
     """The type of an op with several results; `pick(node, i)` takes one of them."""
 
     items: tuple[TensorType, ...]

@@ -143,7 +143,10 @@ class _Estimate:
     def _send(self, value: Node, nbytes: np.ndarray) -> None:
         seconds = nbytes * self.search.wires.per_byte
         out, into, goes = seconds.sum(axis=1), seconds.sum(axis=0), nbytes > 0
-        self.clock += (goes.sum(axis=0) + goes.sum(axis=1)) * self.search.wires.overhead_s
+        messages, handled = goes.sum(axis=0) + goes.sum(axis=1), nbytes.sum(axis=0) + nbytes.sum(axis=1)
+        took = messages * self.search.wires.overhead_s + handled * self.search.wires.handling
+        self.clock += took
+        self.busy += took
         self.out += out
         self.into += into
         begin = np.maximum(self.finish[value], self.sent)

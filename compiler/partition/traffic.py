@@ -119,6 +119,7 @@ class Wires:
     latency_s: float
     overhead_s: float
     even: float | None  # seconds per byte, where they are the same between all machines
+    handling: np.ndarray  # seconds of each whole machine per byte that it sends or receives: f64[machines]
 
     @classmethod
     def of(cls, cluster: Cluster) -> Wires:
@@ -127,7 +128,9 @@ class Wires:
         latency = max((link.latency_s for link in (cluster.default_link, *cluster.links.values())), default=0.0)
         apart = per_byte[~np.eye(len(names), dtype=bool)]
         even = float(apart[0]) if len(apart) and (apart == apart[0]).all() else None
-        return cls(per_byte, latency, max(m.overhead_s + m.message_s for m in cluster.machines), even)
+        overhead = max(m.overhead_s + m.message_s for m in cluster.machines)
+        handling = np.array([1 / (m.message_bytes_per_s * m.cores) for m in cluster.machines])
+        return cls(per_byte, latency, overhead, even, handling)
 
     def seconds(self, busy: np.ndarray, messages: np.ndarray) -> np.ndarray:
         """Of a transfer: the busiest interface, one latency, and the handling of messages (per machine)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from rainshed.compiler.setting import Setting
 from rainshed.ops.gradient import gradients
 from rainshed.ops.ir import Graph, Node, on_behalf
@@ -36,7 +38,7 @@ def differentiate(graph: Graph, setting: Setting) -> Graph:
 
 def _moved(graph: Graph, variable: Node, grad: Node) -> dict[str, Node]:
     assert graph.rule is not None
-    with on_behalf(replace(variable.origin, backward=True)):
+    with on_behalf(structs.replace(variable.origin, backward=True)):
         slots = {
             slot: variable_op(
                 name=f"{variable.name}/{slot}", shape=variable.shape, dtype=variable.dtype, init=value, trainable=False

@@ -9,7 +9,7 @@ from rainshed.compiler.units import HOST
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.local2d import local2d_weight_grad, local2d_weight_step
 from rainshed.ops.matmul import matmul, matmul_nt, matmul_tn, matrix_transpose
-from rainshed.ops.product import product_of
+from rainshed.ops.product import product, product_of
 from rainshed.ops.source import variable_op
 from rainshed.ops.types import sum_type
 
@@ -84,6 +84,10 @@ class _Folder:
         found: Sum | None = None
         if node.op in PRODUCTS and node.dtype.kind == "float" and _of_one_type(node):
             found = self._product(node)
+        elif node.op is product and len(node.inputs) == 2:  # the pass `simplify` made it
+            a, b = node.inputs
+            turns = bool(node.attrs["turn_a"]), bool(node.attrs["turn_b"])
+            found = Sum(((a, b),), turns, node.attrs["summed"], node.attrs["alpha"])
         elif node.op.name == "sum_to":
             found = self._summed(node)
         elif node.op.name == "add":

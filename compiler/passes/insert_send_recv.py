@@ -8,6 +8,7 @@ import numpy as np
 
 from rainshed.compiler.alike import Maker
 from rainshed.compiler.cost import FREE
+from rainshed.compiler.derived import derived
 from rainshed.compiler.layouts import disjoint
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST, variables_of
@@ -26,8 +27,9 @@ def insert_send_recv(graph: Graph, setting: Setting) -> Graph:
 
     In      every node has a device
     Out     an edge joins nodes of one device, save send to recv and into copy; every element of a value crosses to a
-            machine once, also where readers there want overlapping slices of it; inputs and constants never cross; a value is
-            copied to a unit, or from it, once; outputs are on the host, an update is on the unit of its variable
+            machine once, also where readers there want overlapping slices of it; inputs and constants never cross, nor does what
+            only moves their elements around (compiler/derived.py); a value is copied to a unit, or from it, once; outputs are on
+            the host, an update is on the unit of its variable
     Source  Abadi et al. 2016, arXiv:1603.04467, 3.2.2
     """
     crossing = _Crossing(_merge_slices(graph))
@@ -41,6 +43,7 @@ class _Crossing:
         self.new: dict[Node, Node] = {}
         self.arrived: dict[tuple[Node, str, str], Node] = {}  # (value, machine, unit) -> the value there
         self.hosts: dict[str, Device] = {}
+        self.derived = derived(graph.nodes())
 
     def run(self) -> Graph:
         for node in self.graph.nodes():
@@ -66,8 +69,21 @@ class _Crossing:
         key = (value, device.machine, device.unit)
         found = self.arrived.get(key)
         if found is None:
-            found = self.arrived[key] = self._carry(value, device, reader)
+            if old in self.derived and value.device is not None and value.device.machine != device.machine:
+                found = self._made(old, device)
+            else:
+                found = self._carry(value, device, reader)
+            self.arrived[key] = found
         return found
+
+    def _made(self, old: Node, device: Device) -> Node:
+        """A value that the machine makes for itself, on its host, from what it is fed."""
+        host = self._host(device.machine)
+        there = old.at(host)
+        key = (self.new[old], host.machine, host.unit)
+        if key not in self.arrived:
+            self.arrived[key] = there.with_inputs([self.bring(value, there) for value in old.inputs])
+        return self.arrived[key] if host == device else self._copied(self.arrived[key], device)
 
     def _host(self, machine: str) -> Device:
         return self.hosts.setdefault(machine, Device(machine))
@@ -140,7 +156,7 @@ def _merge_slices(graph: Graph) -> Graph:
     wanted: dict[Wanted, dict[Node, None]] = {}
     for node in graph.nodes():
         for value in node.inputs:
-            if value.op is slice_op and _sliced(value):
+            if value.op is slice_op and _sliced(value) and value.inputs[0].op.name not in FREE:
                 there, here = value.device, node.device
                 if there is not None and here is not None and there.machine != here.machine:
                     wanted.setdefault((value.inputs[0], here.machine), {})[value] = None

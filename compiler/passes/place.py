@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rainshed.compiler.cost import FREE, Clock
+from rainshed.compiler.derived import derived
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST, choose_units
@@ -31,7 +32,7 @@ def place(graph: Graph, setting: Setting) -> Graph:
         where = (machine_of[node], units.get(node, HOST))
         device = devices.setdefault(where, Device(*where))
         new[node] = node.placed([new[i] for i in node.inputs], device)
-    return graph.renamed(new)
+    return graph.renamed(new, same_order=True)
 
 
 class _Refinement:
@@ -44,7 +45,8 @@ class _Refinement:
         self.nodes = graph.nodes()
         reads, _ = numbered(self.nodes)
         self.home = [max(0, node.origin.home) for node in self.nodes]
-        self.free = [node.op.name in FREE for node in self.nodes]
+        anywhere = derived(self.nodes)
+        self.free = [node.op.name in FREE or node in anywhere for node in self.nodes]
         self.inputs = [[v for v in values if not self.free[v]] for values in reads]
         self.at_home: list[dict[int, int]] = [{} for _ in self.nodes]
         for reader, values in enumerate(self.inputs):

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
+from msgspec import structs
+
 from rainshed.compiler.cost import WEIGHTLESS
 from rainshed.compiler.limits import memory_there
 from rainshed.compiler.passes.schedule import late_last
@@ -38,7 +40,7 @@ def rematerialize(graph: Graph, setting: Setting) -> Graph:
         made = node.with_inputs(inputs)
         backward[node] = made
         if node in segment and node not in kept:
-            again = replace(node.origin, backward=True, again=True)
+            again = structs.replace(node.origin, backward=True, again=True)
             backward[node] = node.alike(tuple(backward[i] for i in node.inputs), again)
         return made
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rainshed.compiler.passes.fold_products import PRODUCTS
 from rainshed.compiler.setting import Setting
 from rainshed.ops import CATALOGUE
 from rainshed.ops.evaluate import empty, run_kernel
-from rainshed.ops.ir import Graph, Node, walk
+from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.op import constant_op
+from rainshed.ops.product import product
 from rainshed.ops.types import Batch, TensorType, fixed, size_of
 
 SMALL = 64  # constants up to this many elements are folded; larger ones would only make the plan larger
@@ -111,6 +113,18 @@ def fold(node: Node) -> Node | None:
     return constant_op.make((), {"value": out}, node.origin)
 
 
+def summed_product(node: Node) -> Node | None:
+    """sum_to(matmul(a, b)) over leading axes = product(a, b), summed over these: its parts are added as small as their sum"""
+    if node.op.name != "sum_to" or node.inputs[0].op not in PRODUCTS or node.dtype.kind != "float" or node.ndim < 2:
+        return None
+    (value,) = node.inputs
+    lead = value.ndim - node.ndim
+    if not lead or value.shape[lead:] != node.shape or any(i.dtype is not node.dtype for i in value.inputs):
+        return None
+    turn_a, turn_b = PRODUCTS[value.op]
+    return product.make(value.inputs, {"turn_a": turn_a, "turn_b": turn_b, "summed": lead}, node.origin)
+
+
 RULES: tuple[Rule, ...] = (known_size, no_change, add_zero, multiply_one, twice, turned, fold)
 
 
@@ -121,7 +135,10 @@ def simplify(graph: Graph, setting: Setting) -> Graph:
     Out     the same function, with no more nodes; values change by at most what adding zero or multiplying by one changes
     """
     new: dict[Node, Node] = {}
-    for node in walk(graph.roots):
+    readers, roots = users(graph.nodes()), set(graph.roots)
+    machines = setting.cluster.machines
+    apart = len(machines) > 1 and not any(m.units for m in machines)  # a product of this kind runs on hosts
+    for node in graph.nodes():
         current = node.with_inputs(new[i] for i in node.inputs)
         changed = True
         while changed:
@@ -131,5 +148,8 @@ def simplify(graph: Graph, setting: Setting) -> Graph:
                 if found is not None and found.type == current.type:
                     current, changed = found, True
                     break
+        if apart and len(node.inputs) == 1 and len(readers[node.inputs[0]]) == 1 and node.inputs[0] not in roots:
+            found = summed_product(current)
+            current = current if found is None else found
         new[node] = current
     return graph.renamed(new)

@@ -83,8 +83,31 @@ def test_an_lstm_cut_by_units_sends_its_states_to_all(parts: int, steps: int) ->
     batch, units = 4, 8
     graph = Graph({"y": rs.layers.lstm(rs.input("x", (batch, steps, 16)), units)})
     found = crossing_elements(graph, machines(parts), along_features)
-    states = [n for name, n in found.items() if not name.startswith("lstm/reshape")]  # what is cut out of the input
-    assert states == [(parts - 1) * batch * units] * (steps - 1)
+    assert list(found.values()) == [(parts - 1) * batch * units] * (steps - 1)
+
+
+def by_units(search: Search, node: Node) -> int:
+    """Every op cut along the units of the layer; the gradient of a state, and the loss, add up over them."""
+    if node.op.name in ("product", "sum"):
+        axes = search.facts[node].access.axes
+        for i, one in enumerate(search.facts[node].kind.options):
+            cut = [k for k, n in enumerate(one.layout.grid) if n > 1]
+            if cut == [len(axes) - 1] and len(one.homes) == search.machines:
+                return i
+    return along_features(search, node)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("steps", [2, 5])
+def test_an_lstm_cut_by_units_sends_states_forwards_and_sums_of_their_gradients_backwards(
+    parts: int, steps: int
+) -> None:
+    """2 (P-1) B H elements for each state but the last: all gates of a unit are added up before their gradient is sent."""
+    batch, units = 16, 32
+    y = rs.layers.lstm(rs.input("x", (batch, steps, 16)), units)
+    found = crossing_elements(rs.graph(loss=rs.sum(y)), machines(parts), by_units)
+    assert found.pop("sum") == parts - 1  # the loss
+    assert sorted(found.values()) == [(parts - 1) * batch * units] * 2 * (steps - 1)
 
 
 # -- data parallel -----------------------------------------------------------------------------------------------------

@@ -53,6 +53,42 @@ def test_inputs_and_constants_never_cross() -> None:
     )
 
 
+def test_what_only_moves_elements_of_an_input_is_made_where_it_is_read() -> None:
+    check_pass(
+        insert_send_recv,
+        """
+        %0 = input() {name="x", shape=[4, 2], dtype=f32} : f32[4, 2] @ m0/cpu
+        %1 = slice(%0) {start=[0, 0], stop=[2, 2], step=[1, 1]} : f32[2, 2] @ m0/cpu
+        %2 = reshape(%1) {shape=[4]} : f32[4] @ m0/cpu
+        %3 = exp(%2) : f32[4] @ m0/cpu
+        %4 = sin(%2) : f32[4] @ m1/cpu
+        %5 = slice(%0) {start=[0, 0], stop=[1, 1], step=[1, 1]} : f32[1, 1] @ m0/cpu
+        %6 = cos(%5) : f32[1, 1] @ m1/cpu
+        output y = %3
+        output z = %4
+        output u = %6
+        """,
+        """
+        %0 = input() {name="x", shape=[4, 2], dtype=f32} : f32[4, 2] @ m0/cpu
+        %1 = slice(%0) {start=[0, 0], stop=[2, 2], step=[1, 1]} : f32[2, 2] @ m0/cpu
+        %2 = reshape(%1) {shape=[4]} : f32[4] @ m0/cpu
+        %3 = exp(%2) : f32[4] @ m0/cpu
+        %4 = input() {name="x", shape=[4, 2], dtype=f32} : f32[4, 2] @ m1/cpu
+        %5 = slice(%4) {start=[0, 0], stop=[2, 2], step=[1, 1]} : f32[2, 2] @ m1/cpu
+        %6 = reshape(%5) {shape=[4]} : f32[4] @ m1/cpu
+        %7 = sin(%6) : f32[4] @ m1/cpu
+        %8 = slice(%0) {start=[0, 0], stop=[1, 1], step=[1, 1]} : f32[1, 1] @ m0/cpu
+        %9 = send(%8) {to="m1", reason="halo or part"} : f32[1, 1] @ m0/cpu
+        %10 = recv(%9) : f32[1, 1] @ m1/cpu
+        %11 = cos(%10) : f32[1, 1] @ m1/cpu
+        output y = %3
+        output z = %7
+        output u = %11
+        """,
+        machines=2,
+    )
+
+
 def test_two_readers_on_two_machines_are_two_sends() -> None:
     graph = graph_of(
         """

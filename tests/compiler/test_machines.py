@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rainshed.compiler.cluster_file import cluster_toml
 from rainshed.compiler.machines import Cluster, Link, Machine, Unit
 from rainshed.ops.errors import ClusterError
 
@@ -41,6 +42,23 @@ def test_a_file(tmp_path: Path) -> None:
     assert got.link("big", "small") == got.link("small", "big") and got.link("big", "small").bytes_per_s == 1.25e9
     assert got.link("small", "small").bytes_per_s == 1.25e8
     assert Cluster.from_data(got.to_data()) == got
+
+
+def test_links_of_one_direction_are_written_and_read_back(tmp_path: Path) -> None:
+    links = {("a", "b"): Link(1e8), ("b", "a"): Link(1e6, 2e-3), ("c", "a"): Link(5e5)}
+    got = Cluster(machines=tuple(Machine(name=n) for n in "abc"), links=links)
+    assert Cluster.from_data(got.to_data()) == got
+    (tmp_path / "c.toml").write_text(cluster_toml(got))
+    again = Cluster.from_toml(tmp_path / "c.toml")
+    assert again.link("a", "b") == Link(1e8) and again.link("b", "a") == Link(1e6, 2e-3)
+    assert again.link("a", "c") == again.link("c", "a") == Link(5e5)
+
+
+@pytest.mark.parametrize("ends", ['from = "a"', 'machines = ["a", "b"]\nto = "b"', 'from = "a"\nto = 3'])
+def test_a_link_has_two_ends(tmp_path: Path, ends: str) -> None:
+    (tmp_path / "c.toml").write_text(f'[[machine]]\nname = "a"\n[[machine]]\nname = "b"\n[[link.between]]\n{ends}\n')
+    with pytest.raises(ClusterError, match=r"link.between\[0\]"):
+        Cluster.from_toml(tmp_path / "c.toml")
 
 
 def test_local_machines_share_the_computer() -> None:

@@ -67,6 +67,24 @@ def test_a_stretched_value_stays_stretched() -> None:
     )
 
 
+GATES = """
+%0 = input() {name="x", shape=[3, 4, 5], dtype=f32} : f32[3, 4, 5]
+%1 = input() {name="u", shape=[3, 6, 5], dtype=f32} : f32[3, 6, 5]
+"""
+SUMMED = GATES + "%2 = matmul_nt(%0, %1) : f32[3, 4, 6]\n%3 = sum_to(%2) {shape=[4, 6]} : f32[4, 6]\noutput y = %3"
+
+
+def test_products_that_are_summed_are_one_product_where_its_parts_cross() -> None:
+    one = "%2 = product(%0, %1) {turn_b=True, summed=1} : f32[4, 6]\noutput y = %2"
+    check_pass(simplify, SUMMED, GATES + one, machines=2)
+    check_pass(simplify, SUMMED, SUMMED, machines=1)
+
+
+def test_a_product_that_is_read_besides_its_sum_stays() -> None:
+    text = SUMMED + "\noutput z = %2"
+    check_pass(simplify, text, text, machines=2)
+
+
 def test_constants_are_folded_and_sizes_are_known() -> None:
     check_pass(
         simplify,
