@@ -31,6 +31,7 @@ NO_RATE = 1e-3  # bytes per second between machines without a link: a step that 
 EXCHANGED = 200  # pairs of machines at most
 SIMULATED = 1000  # placements at most, for each that is hastened
 MOST_STEPS = 200_000_000  # of the loops of all these simulations
+HASTENED = 2  # placements whose steps are shortened without caps of layers
 LOOSE = 1.25  # of the even share of all work a machine may have, where only the step counts
 BAND = 0.02  # of all work: light layers, one after the other, that have to be spread evenly together
 
@@ -150,20 +151,23 @@ def best_of(found: Sequence[Placement], tiling: Tiling, cluster: Cluster, aim: A
 
 
 def _shortest(found: Sequence[Placement], tiling: Tiling, cluster: Cluster, aim: Aim) -> Placement:
-    """The shortest step within memory; the best one, and the best one under the caps, are shortened by moves."""
+    """The shortest step within memory; the best few, and the best one under the caps, are shortened by moves."""
     memory, caps = _task(tiling, cluster, aim, []), task_of(tiling, cluster, aim)
     loose = _task(tiling, cluster, replace(aim, balance=LOOSE), [tiling.work])
     able = [p for p in found if not excess(memory, p.home)]
     if not able:
         return min(found, key=lambda p: (excess(memory, p.home), p.step_s))
-    best = min(able, key=lambda p: (p.step_s, p.nbytes))
+    distinct: dict[float, Placement] = {}
+    for one in sorted(able, key=lambda p: (p.step_s, p.nbytes)):
+        distinct.setdefault(one.step_s, one)
+    best = list(distinct.values())[:HASTENED]
     if not aim.tries:
-        return best
-    better = [best, _hastened(best, loose, tiling, cluster, aim, None)]
-    capped = min((p for p in able if not p.excess), key=lambda p: (p.step_s, p.nbytes), default=None)
+        return best[0]
+    better = [_hastened(one, loose, tiling, cluster, aim, None) for one in best]
+    capped = next((p for p in distinct.values() if not p.excess), None)
     if capped:
         better.append(_hastened(capped, caps, tiling, cluster, aim, None))
-    return min(better, key=lambda p: (p.step_s, p.nbytes))
+    return min([*best, *better], key=lambda p: (p.step_s, p.nbytes))
 
 
 def _hastened(start: Placement, task: Task, tiling: Tiling, cluster: Cluster, aim: Aim, most: int | None) -> Placement:
@@ -256,6 +260,7 @@ def starts_of(tiling: Tiling, cluster: Cluster) -> dict[str, np.ndarray]:
     if np.ptp(speed) == 0:
         found = {f"blocks {'x'.join(map(str, grid))}": blocks(tiling, grid) for grid in machine_grids(machines)}
     found |= {f"bisected {d}": bisected(tiling, speed, d) for d in range(3)}
+    found |= {f"bisected {d}, larger first": bisected(tiling, speed, d, larger=True) for d in range(3)}
     found["layers"] = layers_in_turn(tiling, speed)
     found["earliest"] = earliest_finish(tiling, _rates(cluster))
     distinct: dict[bytes, str] = {}

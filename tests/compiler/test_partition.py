@@ -27,7 +27,7 @@ from rainshed.compiler.partition.placement import (
 )
 from rainshed.compiler.partition.refine import Task, crossing, excess, refine
 from rainshed.compiler.partition.search import Search
-from rainshed.compiler.partition.seeds import blocks
+from rainshed.compiler.partition.seeds import bisected, blocks
 from rainshed.compiler.partition.simulate_tiles import Rates, simulate_tiles
 from rainshed.compiler.partition.strategy import on_one
 from rainshed.compiler.partition.tiled import forward_part, layouts_of
@@ -243,6 +243,20 @@ def test_a_goal_is_reached_at_least_as_well_as_by_the_others(speeds: tuple[float
     task = task_of(tiles, there, Aim())
     for name, home in starts_of(tiles, there).items():
         assert fast.step_s <= measure(tiles, task, there, home, name).step_s, name
+
+
+def test_bisection_puts_either_half_first() -> None:
+    """Three machines, cut first from top to bottom: the machine that is alone is at the top, or at the bottom."""
+    tiles, there = tiling(local_net(24, 4, 3), 144), cluster(1, 1, 1)
+    rows = tiles.place[:, 1]
+    for larger, alone in ((False, 0), (True, 2)):
+        home = bisected(tiles, np.ones(3), 1, larger=larger)
+        mean = [float(rows[(home == m) & (tiles.layer >= 0)].mean()) for m in range(3)]
+        assert mean[alone] == (max(mean) if larger else min(mean))
+        assert phase_balance(tiles, there, home) <= 1.05
+        assert crossing(task_of(tiles, there, Aim()), home) < crossing(
+            task_of(tiles, there, Aim()), blocks(tiles, (1, 3, 1))
+        )
 
 
 def test_the_shortest_step_is_within_memory() -> None:
