@@ -13,12 +13,12 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import mtkahypar
 import numpy as np
-import pymetis
 
 from rainshed.compiler.partition.atoms import Tiling
 from rainshed.compiler.partition.refine import Task, contract, crossing, excess
@@ -27,7 +27,27 @@ from rainshed.compiler.partition.seeds import columns
 UNIT = 1_000_000  # weights are whole numbers: this many in all
 INDEX = np.int64  # the idx_t that the METIS of pymetis was built with
 _OPTIONS = 40  # METIS_NOPTIONS
-_OBJTYPE, _SEED, _NCUTS = 1, 8, 7  # places in the options of METIS 5
+_OBJTYPE, _SEED = 1, 8  # places in the options of METIS 5
+THREADS = 2  # of Mt-KaHyPar
+
+
+@cache
+def peer(name: str) -> Any:
+    """The module of another partitioner.
+
+    Raises  ModuleNotFoundError, which names the extra that brings it
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"this needs the package {name}: pip install 'rainshed[bench]', or --no-peers to measure without", name=name
+        ) from None
+
+
+@cache
+def _library() -> Any:
+    return peer("mtkahypar").initialize(THREADS)
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,7 @@ Made = tuple[np.ndarray | None, float]  # a placement, and the seconds of all ru
 
 def metis(tiling: Tiling, task: Task, *, volume: bool, balance: float, runs: Runs) -> Made:
     """The best of several runs: one constraint per heavy layer; `volume`: communication volume instead of edge cut."""
-    library = ctypes.CDLL(pymetis._internal.__file__)
+    library = ctypes.CDLL(peer("pymetis")._internal.__file__)
     starts, neighbours, weights = _graph(tiling)
     constraints = _constraints(tiling)
     size = np.zeros(tiling.vertices, np.int64)
@@ -132,15 +152,14 @@ def _constraints(tiling: Tiling) -> np.ndarray:
     return np.round(table / table.sum(axis=0) * UNIT).astype(np.int64)
 
 
-def mt_kahypar(tiling: Tiling, task: Task, *, balance: float, runs: Runs, library: Any) -> Made:
+def mt_kahypar(tiling: Tiling, task: Task, *, balance: float, runs: Runs) -> Made:
     """The best of several runs under one balance of all work."""
-    found, seconds = _mt_kahypar(
-        _Weighed(tiling.work, tiling.starts, tiling.pins, tiling.weight), task, balance, runs, library
-    )
+    graph = _Weighed(tiling.work, tiling.starts, tiling.pins, tiling.weight)
+    found, seconds = _mt_kahypar(graph, task, balance, runs)
     return min(found, key=lambda home: crossing(task, home)), seconds
 
 
-def mt_kahypar_columns(tiling: Tiling, task: Task, *, balance: float, runs: Runs, library: Any) -> Made:
+def mt_kahypar_columns(tiling: Tiling, task: Task, *, balance: float, runs: Runs) -> Made:
     """The same on columns of tiles at one place of every heavy layer; None where the layers have different places."""
     joined = columns(tiling)
     if joined is None:
@@ -148,9 +167,8 @@ def mt_kahypar_columns(tiling: Tiling, task: Task, *, balance: float, runs: Runs
     of, count = joined
     coarse = contract(task, of, count)
     work = np.bincount(of, weights=tiling.work, minlength=count)
-    found, seconds = _mt_kahypar(
-        _Weighed(work, coarse.starts, coarse.pins, coarse.weight), task, balance, runs, library
-    )
+    graph = _Weighed(work, coarse.starts, coarse.pins, coarse.weight)
+    found, seconds = _mt_kahypar(graph, task, balance, runs)
     return min((home[of] for home in found), key=lambda home: crossing(task, home)), seconds
 
 
@@ -164,17 +182,16 @@ class _Weighed:
     weight: np.ndarray
 
 
-def _mt_kahypar(
-    graph: _Weighed, task: Task, balance: float, runs: Runs, library: Any
-) -> tuple[list[np.ndarray], float]:
+def _mt_kahypar(graph: _Weighed, task: Task, balance: float, runs: Runs) -> tuple[list[np.ndarray], float]:
+    module, library = peer("mtkahypar"), _library()
     whole = np.maximum(1, np.round(graph.work / graph.work.sum() * UNIT)).astype(int).tolist()
-    context = library.context_from_preset(mtkahypar.PresetType.HIGHEST_QUALITY)
-    context.set_partitioning_parameters(task.machines, balance - 1, mtkahypar.Objective.KM1)
+    context = library.context_from_preset(module.PresetType.HIGHEST_QUALITY)
+    context.set_partitioning_parameters(task.machines, balance - 1, module.Objective.KM1)
     context.logging = False
 
     def one(seed: int) -> np.ndarray:
         nets = [graph.pins[a:b].tolist() for a, b in itertools.pairwise(graph.starts)]
-        mtkahypar.set_seed(seed)
+        module.set_seed(seed)
         made = library.create_hypergraph(context, len(whole), len(nets), nets, whole, graph.weight.tolist())
         result = made.partition(context)
         return np.array([result.block_id(v) for v in range(len(whole))], np.int64)

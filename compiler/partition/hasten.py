@@ -1,4 +1,4 @@
-"""Moves that shorten the step of placed tiles by more than they cost in bytes: of blocks of tiles first, then of single ones."""
+"""Moves that shorten the simulated step of placed tiles, or step and bytes together: first of blocks of tiles, then of tiles."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 import numpy as np
 
 from rainshed.compiler.partition.multilevel import levels
-from rainshed.compiler.partition.refine import Search, Task, loops
+from rainshed.compiler.partition.refine import Search, Task, crossing, loops
 
 TRIED = 2  # machines that a vertex is tried on
 
 
 def hasten(
-    task: Task, home: np.ndarray, seconds: Callable[[np.ndarray], float], budget: tuple[int, int], seed: int
+    task: Task, home: np.ndarray, cost: Callable[[np.ndarray, int], float], budget: tuple[int, int], seed: int
 ) -> np.ndarray:
-    """A placement with at most the same product of seconds and bytes of a step, under the caps of the task.
+    """A placement that costs no more; a vertex only goes where the caps of the task leave room.
 
-    seconds  of a step, for a placement of all vertices
-    budget   bytes that it may move, and how many placements may be simulated
+    cost    to be small: of a placement of all vertices, and the bytes that it moves
+    budget  bytes that it may move, and how many placements may be tried
     """
     nbytes, left = budget
     steps = levels(task, home, seed)
@@ -27,7 +27,7 @@ def hasten(
     for level in steps[:-1]:
         of = level.of[of]
         parts.append(of)
-    best = seconds(home)
+    best = cost(home, crossing(task, home))
     for level, of in zip(reversed(steps), reversed(parts), strict=True):
         own = np.zeros(len(level.task.load), np.int64)
         own[of] = home
@@ -43,8 +43,8 @@ def hasten(
                 loops().move(search.state, v, t)
                 moved = search.home[of]
                 left -= 1
-                took = seconds(moved)
-                if took * (now - gain) < best * now * (1 - 1e-9):
+                took = cost(moved, now - gain)
+                if took < best * (1 - 1e-9):
                     best, home, now = took, moved, now - gain
                     break
                 loops().move(search.state, v, came)

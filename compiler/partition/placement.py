@@ -1,10 +1,12 @@
-"""Placing the tiles of a graph: many seeds, each refined under caps, the best by simulated step or by bytes."""
+"""Placing the tiles of a graph: many seeds, each refined under caps; of all the best by bytes, by step, or by both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from rainshed.compiler.partition.refine import Task, contract, crossing, excess,
 from rainshed.compiler.partition.seeds import bisected, blocks, columns, earliest_finish, layers_in_turn, machine_grids
 from rainshed.compiler.partition.simulate_tiles import Rates, simulate_tiles
 
+Goal = Literal["bytes", "both", "step"]
 BALANCE = 1.10  # a machine's share of a heavy layer's work, over the even share, may be this
 COLUMN_KICKS = 200  # columns are few
 KEPT = 4  # seeds that are refined
@@ -26,25 +29,28 @@ MOST_PINS = 10_000_000  # times machines, that all of them go through
 SOME = 0.998  # of the bytes at most must be left for a joining to be a success
 NO_RATE = 1e-3  # bytes per second between machines without a link: a step that needs it takes for ever
 EXCHANGED = 200  # pairs of machines at most
-SIMULATED = 1000  # placements at most, in the end
-MOST_STEPS = 100_000_000  # of the loops of all these simulations
+SIMULATED = 1000  # placements at most, for each that is hastened
+MOST_STEPS = 200_000_000  # of the loops of all these simulations
+HASTENED = 2  # placements whose steps are shortened without caps of layers
+LOOSE = 1.25  # of the even share of all work a machine may have, where only the step counts
 BAND = 0.02  # of all work: light layers, one after the other, that have to be spread evenly together
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What counts: the fewest bytes under the caps, or, with `by_step`, the simulated step too.
+    """What counts.
 
-    balance  of each heavy layer
-    by_step  the least product of bytes and seconds: a percent more of one is worth a percent less of the other
-    slack    with `by_step`: how many times the fewest bytes a placement may move at most
+    goal     "bytes": the fewest under the caps; "both": under the caps the least product of bytes and seconds of a step, a percent
+             more of one being worth a percent less of the other; "step": the shortest step, whatever crosses, within memory
+    balance  of each heavy layer, which the caps allow
+    slack    with "both": how many times the fewest bytes a placement may move at most
     tries    joinings without success, after which the search ends; 0: only seeds, each refined
     """
 
+    goal: Goal = "bytes"
     balance: float = BALANCE
     tries: int = TRIES
     seed: int = 0
-    by_step: bool = False
     slack: float = 1.1
 
 
@@ -109,27 +115,75 @@ def _caps(work: np.ndarray, share: np.ndarray, balance: float) -> np.ndarray:
 
 def place_tiles(tiling: Tiling, cluster: Cluster, aim: Aim) -> Placement:
     """The best placement found. Deterministic: the same arguments give the same placement."""
+    return best_of(candidates(tiling, cluster, aim), tiling, cluster, aim)
+
+
+def candidates(tiling: Tiling, cluster: Cluster, aim: Aim) -> list[Placement]:
+    """What is tried for an aim; "step" tries all that "both" tries, and that all that "bytes" tries."""
     task, even = task_of(tiling, cluster, aim), _even(tiling, cluster, aim)
     seeds = starts_of(tiling, cluster)
     seeds |= _column_seeds(tiling, task, seeds, aim)
     found = _searched(even, seeds, replace(aim, tries=min(aim.tries, 1))) if even else []
     more = {f"even {name}": home for home, name in found[:1]}
     found += _searched(task, {**seeds, **more}, aim)
-    if aim.by_step and not tiling.pinned:  # refined they move less, but may take longer
-        found += [(seeds[name], name) for name in _cheapest(task, seeds, 2 * KEPT)]
-    placed = [measure(tiling, task, cluster, home, name) for home, name in found]
-    best = _chosen(placed, aim)
-    if not aim.by_step or not aim.tries or best.excess:
+    if aim.goal == "step":  # layers need not be even if their sum is
+        more = {f"evenly {name}": home for home, name in found[:1]}
+        found += _searched(
+            _task(tiling, cluster, aim, [tiling.work]), {**seeds, **more}, replace(aim, tries=min(aim.tries, 2))
+        )
+    if aim.goal != "bytes" and not tiling.pinned:  # refined they move less, but may take longer
+        found += [(home, name) for name, home in seeds.items()]
+    return [measure(tiling, task, cluster, home, name) for home, name in found]
+
+
+def best_of(found: Sequence[Placement], tiling: Tiling, cluster: Cluster, aim: Aim) -> Placement:
+    """The candidate that the aim asks for, its step shortened by moves unless only bytes count, or unless `tries` is 0."""
+    if aim.goal == "step":
+        return _shortest(found, tiling, cluster, aim)
+    best = least = min(found, key=lambda p: (p.excess, p.nbytes, p.step_s))
+    if aim.goal == "both":
+        near = [p for p in found if p.excess <= least.excess and p.nbytes <= aim.slack * least.nbytes]
+        best = min(near, key=lambda p: (p.nbytes * p.step_s, p.nbytes, p.step_s))
+    if aim.goal == "bytes" or not aim.tries or best.excess:
         return best
+    caps = task_of(tiling, cluster, aim)
+    return _hastened(best, caps, tiling, cluster, aim, int(aim.slack * least.nbytes))
+
+
+def _shortest(found: Sequence[Placement], tiling: Tiling, cluster: Cluster, aim: Aim) -> Placement:
+    """The shortest step within memory; the best few, and the best one under the caps, are shortened by moves."""
+    memory, caps = _task(tiling, cluster, aim, []), task_of(tiling, cluster, aim)
+    loose = _task(tiling, cluster, replace(aim, balance=LOOSE), [tiling.work])
+    able = [p for p in found if not excess(memory, p.home)]
+    if not able:
+        return min(found, key=lambda p: (excess(memory, p.home), p.step_s))
+    distinct: dict[float, Placement] = {}
+    for one in sorted(able, key=lambda p: (p.step_s, p.nbytes)):
+        distinct.setdefault(one.step_s, one)
+    best = list(distinct.values())[:HASTENED]
+    if not aim.tries:
+        return best[0]
+    better = [_hastened(one, loose, tiling, cluster, aim, None) for one in best]
+    capped = next((p for p in distinct.values() if not p.excess), None)
+    if capped:
+        better.append(_hastened(capped, caps, tiling, cluster, aim, None))
+    return min([*best, *better], key=lambda p: (p.step_s, p.nbytes))
+
+
+def _hastened(start: Placement, task: Task, tiling: Tiling, cluster: Cluster, aim: Aim, most: int | None) -> Placement:
+    """With moves that shorten the step: for at most so many bytes, by more than they add in bytes; or, with None, by anything."""
     rates = _rates(cluster)
 
     def seconds(home: np.ndarray) -> float:
         return simulate_tiles(tiling.tasks, home, rates)[0]
 
+    def cost(home: np.ndarray, nbytes: int) -> float:
+        return seconds(home) * (1 if most is None else nbytes)
+
     a_step = len(tiling.tasks.readers) + len(cluster.machines) * len(tiling.tasks.vertex)
-    budget = int(aim.slack * min(p.nbytes for p in placed if not p.excess)), min(SIMULATED, MOST_STEPS // a_step)
-    home = hasten(task, _exchanged(best.home, task, cluster, seconds), seconds, budget, aim.seed)
-    return measure(tiling, task, cluster, home, best.start)
+    budget = sys.maxsize if most is None else most, min(SIMULATED, MOST_STEPS // a_step)
+    home = hasten(task, _exchanged(start.home, task, cluster, seconds), cost, budget, aim.seed)
+    return measure(tiling, task_of(tiling, cluster, aim), cluster, home, start.start)
 
 
 def _exchanged(home: np.ndarray, task: Task, cluster: Cluster, seconds: Callable[[np.ndarray], float]) -> np.ndarray:
@@ -144,15 +198,6 @@ def _exchanged(home: np.ndarray, task: Task, cluster: Cluster, seconds: Callable
             if took < best:
                 best, home = took, other
     return home
-
-
-def _chosen(found: list[Placement], aim: Aim) -> Placement:
-    """The fewest bytes under the caps; or, of those that keep them as well and move little more, the best by bytes and step."""
-    least = min(found, key=lambda p: (p.excess, p.nbytes, p.step_s))
-    if not aim.by_step:
-        return least
-    near = [p for p in found if p.excess <= least.excess and p.nbytes <= aim.slack * least.nbytes]
-    return min(near, key=lambda p: (p.nbytes * p.step_s, p.nbytes, p.step_s))
 
 
 def _searched(task: Task, seeds: Mapping[str, np.ndarray], aim: Aim) -> list[tuple[np.ndarray, str]]:
@@ -215,6 +260,7 @@ def starts_of(tiling: Tiling, cluster: Cluster) -> dict[str, np.ndarray]:
     if np.ptp(speed) == 0:
         found = {f"blocks {'x'.join(map(str, grid))}": blocks(tiling, grid) for grid in machine_grids(machines)}
     found |= {f"bisected {d}": bisected(tiling, speed, d) for d in range(3)}
+    found |= {f"bisected {d}, larger first": bisected(tiling, speed, d, larger=True) for d in range(3)}
     found["layers"] = layers_in_turn(tiling, speed)
     found["earliest"] = earliest_finish(tiling, _rates(cluster))
     distinct: dict[bytes, str] = {}

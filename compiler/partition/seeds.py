@@ -53,22 +53,28 @@ def blocks(tiling: Tiling, grid: tuple[int, ...]) -> np.ndarray:
     return follow(tiling, home, int(np.prod(grid)))
 
 
-def bisected(tiling: Tiling, speed: np.ndarray, first: int) -> np.ndarray:
-    """Each heavy layer cut in two again and again along its longest direction, in proportion to the machines' speed."""
+def bisected(tiling: Tiling, speed: np.ndarray, first: int, *, larger: bool = False) -> np.ndarray:
+    """Each heavy layer cut in two again and again along its longest direction, in proportion to the machines' speed.
+
+    first   the direction that is taken where several are longest
+    larger  of an odd number of machines the larger half is on the left: tiles there run first, and where borders fall on a
+            coarse grid of tiles it makes a difference in bytes, too
+    """
     home = np.full(tiling.vertices, -1, np.int64)
     for layer in range(len(tiling.layers)):
         members = np.flatnonzero(tiling.layer == layer)
-        _bisect(tiling, members, np.arange(len(speed)), speed, first, home)
+        _bisect(tiling, members, np.arange(len(speed)), (speed, first, larger), home)
     return follow(tiling, home, len(speed))
 
 
 def _bisect(
-    tiling: Tiling, members: np.ndarray, machines: np.ndarray, speed: np.ndarray, first: int, home: np.ndarray
+    tiling: Tiling, members: np.ndarray, machines: np.ndarray, how: tuple[np.ndarray, int, bool], home: np.ndarray
 ) -> None:
     if len(machines) == 1:
         home[members] = machines[0]
         return
-    half = len(machines) // 2
+    speed, first, larger = how
+    half = (len(machines) + larger) // 2
     left, right = machines[:half], machines[half:]
     place = tiling.place[members]
     extent = np.array([len(np.unique(place[:, d])) for d in range(AXES)], float)
@@ -77,8 +83,8 @@ def _bisect(
     axis = int(np.argmax(spans))
     order = _along(place, axis)
     cut = _cut(tiling.work[members[order]], np.array([speed[left].sum(), speed[right].sum()]))
-    _bisect(tiling, members[order[cut == 0]], left, speed, first, home)
-    _bisect(tiling, members[order[cut == 1]], right, speed, first, home)
+    _bisect(tiling, members[order[cut == 0]], left, how, home)
+    _bisect(tiling, members[order[cut == 1]], right, how, home)
 
 
 def earliest_finish(tiling: Tiling, rates: Rates) -> np.ndarray:

@@ -115,7 +115,7 @@ STRATEGIES: dict[str, Strategy] = {
     "pipeline": Strategy(in_space, spread=Spread(stages=MANY, slices=4), after="many stages", within=3.0),
     "fine pipeline": Strategy(in_space, spread=Spread(stages=MANY, slices=8), after="pipeline"),
     "stages in slices": Strategy(in_space, spread=Spread(stages=2, slices=4), after="stages", within=2.0),
-    "tiles": Strategy(in_space, tiles=Aim(by_step=True, tries=0), worth_s=LONG_S),
+    "tiles": Strategy(in_space, tiles=Aim(goal="both", tries=0), worth_s=LONG_S),
     "tight": Strategy(in_space, spread=Spread(holding=1e4), last=True),
     "roomy": Strategy(on_roomiest, "keep", last=True),
 }

@@ -42,6 +42,14 @@ def test_compile_time() -> None:
     assert found["rows"] and all(row["seconds"] > 0 and row["tiles"] > 0 for row in found["rows"])
 
 
+def test_partition() -> None:
+    (row,) = run("partition", "--nets", "speech42", "--machines", "2", "--no-peers")["rows"]
+    assert row["net"] == "speech42" and row["machines"] == 2 and "metis" not in row
+    ours, fast, block = row["ours"], row["ours_fast"], row["block"]
+    assert ours["within_caps"] and ours["phase_balance"] <= 1.10 and 0 < ours["bytes"] <= block["bytes"]
+    assert 0 < fast["step_s"] <= min(ours["step_s"], block["step_s"])
+
+
 def test_onnx_models() -> None:
     (row,) = run("onnx_models", "squeezenet", "--machines", "1", "--batch", "1")["rows"]
     assert row["net"] == "squeezenet" and row["plan_error"] < 1e-5 and row["spread_of_scores"] < 1e-6

@@ -15,10 +15,19 @@ from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.partition.atoms import Tiling, tiling
 from rainshed.compiler.partition.hasten import hasten
 from rainshed.compiler.partition.multilevel import afresh, again, levels
-from rainshed.compiler.partition.placement import Aim, measure, phase_balance, place_tiles, starts_of, task_of
+from rainshed.compiler.partition.placement import (
+    Aim,
+    best_of,
+    candidates,
+    measure,
+    phase_balance,
+    place_tiles,
+    starts_of,
+    task_of,
+)
 from rainshed.compiler.partition.refine import Task, crossing, excess, refine
 from rainshed.compiler.partition.search import Search
-from rainshed.compiler.partition.seeds import blocks
+from rainshed.compiler.partition.seeds import bisected, blocks
 from rainshed.compiler.partition.simulate_tiles import Rates, simulate_tiles
 from rainshed.compiler.partition.strategy import on_one
 from rainshed.compiler.partition.tiled import forward_part, layouts_of
@@ -214,12 +223,52 @@ def test_a_step_is_shortened_for_bytes_that_are_worth_it() -> None:
     before = measure(tiles, task, there, start, "")
     budget = int(1.1 * before.nbytes)
 
-    def seconds(home: np.ndarray) -> float:
-        return measure(tiles, task, there, home, "").step_s
+    def product(home: np.ndarray, nbytes: int) -> float:
+        return measure(tiles, task, there, home, "").step_s * nbytes
 
-    after = measure(tiles, task, there, hasten(task, start, seconds, (budget, 200), 0), "")
+    after = measure(tiles, task, there, hasten(task, start, product, (budget, 200), 0), "")
     assert after.excess == 0 and after.nbytes <= budget and after.step_s * after.nbytes <= before.step_s * before.nbytes
-    assert (hasten(task, start, seconds, (budget, 0), 0) == start).all()
+    assert (hasten(task, start, product, (budget, 0), 0) == start).all()
+
+
+@pytest.mark.parametrize("speeds", [(1, 1, 1, 1), (1, 2, 3)])
+def test_a_goal_is_reached_at_least_as_well_as_by_the_others(speeds: tuple[float, ...]) -> None:
+    """One search for all three: the fewest bytes, the least product within a budget, and the shortest step, also of any seed."""
+    tiles, there = tiling(local_net(24, 4, 3), 144), cluster(*speeds)
+    found = candidates(tiles, there, Aim(goal="step", tries=1))
+    few, both, fast = (best_of(found, tiles, there, Aim(goal=goal, tries=1)) for goal in ("bytes", "both", "step"))
+    assert few.excess == both.excess == 0 and few.nbytes <= both.nbytes <= 1.1 * few.nbytes
+    assert both.nbytes * both.step_s <= few.nbytes * few.step_s
+    assert fast.step_s <= min(few.step_s, both.step_s)
+    task = task_of(tiles, there, Aim())
+    for name, home in starts_of(tiles, there).items():
+        assert fast.step_s <= measure(tiles, task, there, home, name).step_s, name
+
+
+def test_bisection_puts_either_half_first() -> None:
+    """Three machines, cut first from top to bottom: the machine that is alone is at the top, or at the bottom."""
+    tiles, there = tiling(local_net(24, 4, 3), 144), cluster(1, 1, 1)
+    rows = tiles.place[:, 1]
+    for larger, alone in ((False, 0), (True, 2)):
+        home = bisected(tiles, np.ones(3), 1, larger=larger)
+        mean = [float(rows[(home == m) & (tiles.layer >= 0)].mean()) for m in range(3)]
+        assert mean[alone] == (max(mean) if larger else min(mean))
+        assert phase_balance(tiles, there, home) <= 1.05
+        assert crossing(task_of(tiles, there, Aim()), home) < crossing(
+            task_of(tiles, there, Aim()), blocks(tiles, (1, 3, 1))
+        )
+
+
+def test_the_shortest_step_is_within_memory() -> None:
+    """A machine that is fast and small: the others' share is more than their speed says."""
+    tiles, there = tiling(local_net(24, 4, 3), 144), cluster(8, 1, 1)
+    all_of_it = int(tiles.nbytes.sum())
+    small = tuple(replace(m, memory_bytes=all_of_it // (3 if i == 0 else 1)) for i, m in enumerate(there.machines))
+    tight = replace(there, machines=small)
+    found = place_tiles(tiles, tight, Aim(goal="step", tries=1))
+    held = np.bincount(found.home, weights=tiles.nbytes, minlength=3)
+    assert held[0] <= all_of_it // 3
+    assert found.step_s > place_tiles(tiles, there, Aim(goal="step", tries=1)).step_s
 
 
 def test_pinned_nodes_are_placed_where_they_are_pinned() -> None:
@@ -256,7 +305,7 @@ def test_a_slow_link_counts() -> None:
     assert measure(tiles, task, far, strips, "").step_s > 5 * measure(tiles, task, near, strips, "").step_s
     middle = np.array([0, 2, 1])[strips]  # the far one between the others: both borders are slow
     assert measure(tiles, task, far, middle, "").step_s > measure(tiles, task, far, strips, "").step_s
-    found = place_tiles(tiles, far, Aim(by_step=True, slack=2.0))
+    found = place_tiles(tiles, far, Aim(goal="both", slack=2.0))
     assert found.step_s < measure(tiles, task, far, middle, "").step_s
 
 
