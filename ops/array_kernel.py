@@ -1,7 +1,7 @@
 """Compiled functions of arrays, whole numbers and tuples of them, called as kernels of one address (see `ops/code_cache.py`).
 
-What they take is declared as a form, part by part: "f32" is a flat array of that element type, "i64x2" one with two axes, "n" a
-whole number, and a tuple is a tuple of such parts.
+What they take is declared as a form, part by part: "f32" is a flat array of that element type, "i64x2" one with two axes, "u16" one
+of unsigned words, "n" a whole number, and a tuple is a tuple of such parts.
 """
 
 from __future__ import annotations
@@ -70,10 +70,14 @@ def _numbers(form: Form, args: tuple[Any, ...]) -> Iterator[int]:
             yield arg
         else:
             short, axes = _array_of(part)
-            if dtype_of(arg.dtype).short != short or arg.ndim != axes or not arg.flags.c_contiguous:
+            if _short_of(arg.dtype) != short or arg.ndim != axes or not arg.flags.c_contiguous:
                 raise TypeError(f"a compiled kernel takes {part}; found {arg.dtype}{list(arg.shape)}")
             yield _address(arg)
             yield from arg.shape
+
+
+def _short_of(dtype: np.dtype[Any]) -> str:
+    return f"u{8 * dtype.itemsize}" if dtype.kind == "u" else dtype_of(dtype).short
 
 
 def _array_of(part: str) -> tuple[str, int]:

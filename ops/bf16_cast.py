@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from rainshed.ops.array_kernel import array_kernel
+from rainshed.ops.code_cache import text_of
 from rainshed.ops.launch import bound
 from rainshed.ops.types import DType, bfloat16, float32
 
@@ -61,8 +63,5 @@ def converter(short: bool) -> Any:
 @lru_cache(maxsize=2)
 def kernel(short: bool) -> Callable[..., None]:
     """Of arrays of words; compiled, it releases the GIL."""
-    signature = "void(uint16[::1], uint32[::1])" if short else "void(uint32[::1], uint16[::1])"
-    found: Callable[..., None] = import_module("numba").njit(signature, nogil=True, cache=True)(
-        bound(_each, convert=converter(short))
-    )
-    return found
+    name, form = ("widened", ("u16", "u32")) if short else ("rounded", ("u32", "u16"))
+    return array_kernel(name, form, text_of(__name__), lambda: bound(_each, convert=converter(short)))

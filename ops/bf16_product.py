@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.blas import Array
+from rainshed.ops.code_cache import can_compile, cpu
 from rainshed.ops.launch import bound
-from rainshed.ops.native import can_compile
 from rainshed.ops.vector import address_intrinsic
 
 INSTRUCTION = "llvm.x86.avx512bf16.dpbf16ps.512"
@@ -45,10 +45,7 @@ SHORT, PLAIN = Tile(width=16, rows=12, short=True), Tile(width=8, rows=4, short=
 
 def has_instruction() -> bool:
     """Whether Numba compiles for a processor with AVX512_BF16: this one, or what NUMBA_CPU_FEATURES says."""
-    if not can_compile():
-        return False
-    _, _, features = import_module("numba.core.registry").cpu_target.target_context.codegen().magic_tuple()
-    return "+avx512bf16" in features.split(",")
+    return can_compile() and "+avx512bf16" in cpu()[1].split(",")
 
 
 def add_short_product(a: Array, b: Array, out: Array, *, alpha: float, beta: float) -> partial[Any]:

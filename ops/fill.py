@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from math import prod
 from typing import Any, Final
 
 import numpy as np
 
+from rainshed.ops.array_kernel import ArrayKernel, Form, array_kernel
+from rainshed.ops.code_cache import can_compile, text_of
 from rainshed.ops.launch import bound
 from rainshed.ops.philox import ANGLE, COSINE, HALF_ROOT, LN2, LOG, SINE, element_indices, normal_of, philox, uniform_of
 
 CHUNK: Final = 1 << 13  # elements at a time by NumPy: the ten rounds stay in the cache
 BLOCK: Final = 1024  # by machine code
 COMPILED_FROM: Final = 1 << 20  # elements of one box: fewer are not worth loading a compiler
-PLACES: Final = "uint64[::1], int64, uint64[::1]"  # runs (see runs_of), and the words of step and key
 NUMBERS: Final = {"uniform": uniform_of, "normal": normal_of}
 
 
@@ -44,11 +45,11 @@ def fill_normal(out: np.ndarray, stream: Stream, offset: tuple[int, ...], mean: 
 
 
 def _fill(out: np.ndarray, stream: Stream, offset: tuple[int, ...], kind: str, line: tuple[float, float]) -> None:
-    run = compiled() if out.size >= COMPILED_FROM and out.dtype == np.float32 and out.flags.c_contiguous else None
+    run = compiled(kind) if out.size >= COMPILED_FROM and out.dtype == np.float32 and out.flags.c_contiguous else None
     if run is not None:
         length, starts = runs_of(stream.whole, offset, out.shape)
         words = np.array([stream.step & 0xFFFFFFFF, stream.step >> 32 & 0xFFFFFFFF, *stream.key], np.uint64)
-        run(out.reshape(-1), starts, length, words, kind == "normal", np.float32(line[0]), np.float32(line[1]))
+        run(out.reshape(-1), starts, length, words, np.array(line, np.float32), *room())
     elif out.ndim == 0:
         out[...] = _numbers(np.zeros(1, np.uint64), stream, kind, line, out.dtype)[0]
     elif out.size:
@@ -79,9 +80,8 @@ def runs_of(whole: tuple[int, ...], offset: tuple[int, ...], shape: tuple[int, .
 
 # -- plain functions, compiled with these names bound -----------------------------------------------------------------
 U32, U64, I32, F32 = np.uint32, np.uint64, np.int32, np.float32
-bits: Any = None
-uniform: Any = None
-normal: Any = None
+draw: Any = None
+shape: Any = None
 
 
 def _bits(first, n, words, w0, w1):  # type: ignore[no-untyped-def]
@@ -98,17 +98,14 @@ def _bits(first, n, words, w0, w1):  # type: ignore[no-untyped-def]
         w0[i], w1[i] = U32(c0), U32(c1)
 
 
-def _uniform(n, w0, w1, out, at, scale, shift):  # type: ignore[no-untyped-def]
+def _uniform(n, w0, w1, floats, bits, fractions, xs, out, at, scale, shift):  # type: ignore[no-untyped-def]
     """uniform_of(), in float32."""
     for i in range(n):
         out[at + i] = F32(I32(w0[i] >> U32(8))) * F32(2.0**-24) * scale + shift
 
 
-def _normal(n, w0, w1, out, at, scale, shift):  # type: ignore[no-untyped-def]
+def _normal(n, w0, w1, floats, bits, fractions, xs, out, at, scale, shift):  # type: ignore[no-untyped-def]
     """normal_of(), in float32: the same operations in the same order."""
-    floats = np.empty(BLOCK, np.float32)
-    fractions = np.empty(BLOCK, np.int32)
-    bits, xs = floats.view(np.int32), fractions.view(np.float32)
     for i in range(n):
         floats[i] = F32(I32(w0[i] >> U32(8)) + I32(1)) * F32(2.0**-24)
     for i in range(n):
@@ -135,50 +132,55 @@ def _normal(n, w0, w1, out, at, scale, shift):  # type: ignore[no-untyped-def]
         out[at + i] = radius * wave * scale + shift
 
 
-def _run(out, starts, length, words, is_normal, scale, shift):  # type: ignore[no-untyped-def]
-    """Fill all of `out`, which holds the runs one behind the other."""
-    w0, w1 = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
+def _run(out, starts, length, words, line, w0, w1, floats, bits, fractions, xs):  # type: ignore[no-untyped-def]
+    """Fill all of `out`, which holds the runs one behind the other. The last six: see room()."""
     for row in range(len(starts)):
         for column in range(0, length, BLOCK):
             n = min(BLOCK, length - column)
-            bits(starts[row] + U64(column), n, words, w0, w1)
-            if is_normal:
-                normal(n, w0, w1, out, row * length + column, scale, shift)
-            else:
-                uniform(n, w0, w1, out, row * length + column, scale, shift)
+            draw(starts[row] + U64(column), n, words, w0, w1)
+            shape(n, w0, w1, floats, bits, fractions, xs, out, row * length + column, line[0], line[1])
 
 
-def _chances(out, starts, length, words, limit):  # type: ignore[no-untyped-def]
+def _chances(out, starts, length, words, limit, w0, w1):  # type: ignore[no-untyped-def]
     """1 where the 53 bits of uniform_of() are less than `limit`, else 0."""
-    w0, w1 = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
     for row in range(len(starts)):
         for column in range(0, length, BLOCK):
             n, at = min(BLOCK, length - column), row * length + column
-            bits(starts[row] + U64(column), n, words, w0, w1)
+            draw(starts[row] + U64(column), n, words, w0, w1)
             for i in range(n):
-                out[at + i] = ((U64(w0[i]) << U64(21)) ^ U64(w1[i] >> U32(11))) < limit
+                out[at + i] = ((U64(w0[i]) << U64(21)) ^ U64(w1[i] >> U32(11))) < limit[0]
+
+
+def room() -> tuple[np.ndarray, ...]:
+    """Where a call keeps what is on its way: two words of each number, and two floats, as floats and as their bits."""
+    words, floats = np.empty((2, BLOCK), np.uint32), np.empty((2, BLOCK), np.float32)
+    bits = floats.view(np.int32)
+    return words[0], words[1], floats[0], bits[0], bits[1], floats[1]
+
+
+PLACES: Final = ("u64", "n", "u64")  # runs (see runs_of), and the words of step and key
 
 
 @lru_cache(maxsize=1)
-def compiled_chances() -> Callable[..., None] | None:
+def compiled_chances() -> ArrayKernel | None:
     """`_chances` as machine code that releases the GIL; None with NUMBA_DISABLE_JIT=1."""
-    numba = import_module("numba")
-    if numba.config.DISABLE_JIT:
+    if not can_compile():
         return None
-    options = {"nogil": True, "error_model": "numpy"}
-    own = bound(_chances, bits=numba.njit(**options)(_bits))
-    made: Callable[..., None] = numba.njit(f"void(uint8[::1], {PLACES}, uint64)", cache=True, **options)(own)
-    return made
+    return _kernel("chances", ("u8", *PLACES, "u64", "u32", "u32"), _chances)
 
 
-@lru_cache(maxsize=1)
-def compiled() -> Callable[..., None] | None:
-    """`_run` as machine code that releases the GIL; None with NUMBA_DISABLE_JIT=1."""
-    numba = import_module("numba")
-    if numba.config.DISABLE_JIT:
+@lru_cache(maxsize=2)
+def compiled(kind: str) -> ArrayKernel | None:
+    """`_run` for numbers of this kind as machine code that releases the GIL; None with NUMBA_DISABLE_JIT=1."""
+    if not can_compile():
         return None
-    options = {"nogil": True, "error_model": "numpy"}
-    parts = {f.__name__[1:]: numba.njit(**options)(f) for f in (_bits, _uniform, _normal)}
-    signature = f"void(float32[::1], {PLACES}, boolean, float32, float32)"
-    made: Callable[..., None] = numba.njit(signature, cache=True, **options)(bound(_run, **parts))
-    return made
+    form = ("f32", *PLACES, "f32", "u32", "u32", "f32", "i32", "i32", "f32")
+    return _kernel(kind, form, _run, shape=_normal if kind == "normal" else _uniform)
+
+
+def _kernel(name: str, form: Form, function: Callable[..., None], **inner: Callable[..., None]) -> ArrayKernel:
+    def make() -> Any:
+        njit = partial(import_module("numba").njit, nogil=True, error_model="numpy")
+        return bound(function, **{n: njit(f) for n, f in {"draw": _bits, **inner}.items()})
+
+    return array_kernel(name, form, text_of(__name__, "rainshed.ops.philox"), make)

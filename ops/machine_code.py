@@ -45,8 +45,7 @@ def _caster(element: Any) -> Any:
 
 f32_at, f64_at, i32_at, i64_at = (_caster(t) for t in (types.float32, types.float64, types.int32, types.int64))
 POINTERS = {"f32": f32_at, "f64": f64_at, "i32": i32_at, "i64": i64_at, "bool": _caster(types.boolean)}
-# Of bfloat16 and float32, where one becomes the other.
-WORDS = {"u16": _caster(types.uint16), "u32": _caster(types.uint32)}
+POINTERS |= {f"u{bits}": _caster(getattr(types, f"uint{bits}")) for bits in (8, 16, 32, 64)}  # words of bits
 
 
 @intrinsic  # type: ignore[untyped-decorator]

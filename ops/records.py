@@ -220,7 +220,7 @@ def _cast(x: Array, out: Array, compiling: bool) -> Records | None:
 def _compiled_cast(source: str, built_from: str, short: bool) -> Code:
     def make() -> Any:
         code = import_module(MODULE)
-        names = {f"{word}_at": at for word, at in code.WORDS.items()}
+        names = {f"{word}_at": at for word, at in code.POINTERS.items()}
         return code.compile_kernel(made(source, convert=converter(short), **names))
 
     return kernel_code("cast", built_from, make)

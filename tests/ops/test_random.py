@@ -7,11 +7,12 @@ import pytest
 from laws import check_op, check_split, check_text, f32, f64
 
 from rainshed.ops.access import boxes
+from rainshed.ops.code_cache import can_compile
 from rainshed.ops.errors import RainshedError
 from rainshed.ops.evaluate import evaluate, evaluate_nodes
 from rainshed.ops.gradient import gradients
 from rainshed.ops.ir import Graph
-from rainshed.ops.native import can_compile, native_calls
+from rainshed.ops.native import native_calls
 from rainshed.ops.philox import philox
 from rainshed.ops.random import bernoulli_op, dropout, random_bernoulli, random_normal, random_uniform
 from rainshed.ops.reduce import sum as sum_
