@@ -111,8 +111,10 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a small network of the same kind")
     args = parser.parse_args()
     case = (SMOKE if args.smoke else CASES)[args.net]
-    small = max(measure(SMOKE[args.net], 1, "single", 1)["peak_nbytes"].values())
-    rows = [with_ratios(measure(case, m, args.method, args.steps), small) for m in args.machines]
+    rows = [measure(case, m, args.method, args.steps) for m in args.machines]
+    smallest = rows[0] if args.smoke else measure(SMOKE[args.net], 1, "single", 1)
+    small = max(smallest["peak_nbytes"].values())
+    rows = [with_ratios(row, small) for row in rows]
     if args.json:
         print(json.dumps({"net": args.net, "rows": rows}))
         return
