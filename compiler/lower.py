@@ -28,6 +28,7 @@ from rainshed.compiler.plan import (
     Value,
     Variable,
 )
+from rainshed.compiler.room import rested
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST
 from rainshed.ops.access import Box, whole
@@ -40,8 +41,12 @@ from rainshed.ops.types import TensorType, TupleType, fixed
 MOST_PACKED = 10_000  # nodes of a plan; of larger ones the arenas are packed only where memory is short
 
 
-def lower(graph: Graph, order: list[Node], setting: Setting) -> tuple[tuple[Program, ...], tuple[Transfer, ...]]:
+def lower(
+    graph: Graph, order: list[Node], setting: Setting, *, rest: bool = False
+) -> tuple[tuple[Program, ...], tuple[Transfer, ...]]:
     """The programs of all machines of the cluster, and the list of transfers.
+
+    rest    larger arenas, in which no place is taken again by what could be computed while its last users wait for bytes
 
     In      `order` is a schedule of the graph
     Out     one program per machine, also for one that has nothing to do; every Recv has one Send of the same size
@@ -61,7 +66,7 @@ def lower(graph: Graph, order: list[Node], setting: Setting) -> tuple[tuple[Prog
         _share_of(node, shares).roots.add(node)
     clock = Clock(setting.cluster)
     pack = setting.thrifty or len(order) <= MOST_PACKED
-    programs = tuple(_Lowering(share, keys, clock).program(pack) for share in shares.values())
+    programs = tuple(_Lowering(share, keys, clock).program(pack, rest) for share in shares.values())
     return programs, _transfers(graph, keys)
 
 
@@ -138,8 +143,9 @@ class _Lowering:
         self.number: dict[Node, int] = {}
         self.items: dict[Node, tuple[int, ...]] = {}  # values of a tuple node
         self.instructions: list[Instruction] = []
-        self.turn = 0  # grows with every node
-        self.lives: dict[str, dict[int, Life]] = {}  # of each unit: the values in its arena
+        self.lives: dict[
+            str, dict[int, Life]
+        ] = {}  # of each unit: the values in its arena, in turns that are instructions
         self.reads: dict[Node, int] = {}  # how often each value is still read here
         self.picked: dict[Node, set[int]] = {}  # which items of a tuple have a pick
         for node in share.order:
@@ -158,16 +164,15 @@ class _Lowering:
             self.moved.setdefault(node, []).append(name)
         self.shown = {node for _, node, _ in share.outputs}
 
-    def program(self, pack: bool) -> Program:
+    def program(self, pack: bool, rest: bool) -> Program:
         for node in self.share.order:
             self._node(node)
-            self.turn += 1
         self._assign()
         outputs = [
             Output(name=name, value=self.number[node], box=root_box(node), whole=shape)
             for name, node, shape in self.share.outputs
         ]
-        arenas = self._allocate(pack)
+        arenas = self._allocate(pack, rest)
         kept = [n for v, n in zip(self.values, self.nbytes, strict=True) if v.place == KEPT and v.unit == HOST]
         return Program(
             machine=self.share.machine,
@@ -182,12 +187,14 @@ class _Lowering:
             unit_arenas=dict(sorted(arenas.items())),
         )
 
-    def _allocate(self, pack: bool) -> dict[str, int]:
+    def _allocate(self, pack: bool, rest: bool) -> dict[str, int]:
         """Give the values in arenas their offsets; the bytes of each unit's arena."""
         peaks: dict[str, int] = {}
         for unit, lives in self.lives.items():
-            ended = [life._replace(last=min(life.last, self.turn)) for life in lives.values()]
-            offsets, peaks[unit] = allocate(ended, pack=pack)
+            ended = {v: life._replace(last=min(life.last, len(self.instructions))) for v, life in lives.items()}
+            offsets, peaks[unit] = allocate(
+                rested(self.instructions, ended) if rest else list(ended.values()), pack=pack
+            )
             for number, offset in zip(lives, offsets, strict=True):
                 self.values[number] = structs.replace(self.values[number], offset=offset)
         return peaks
@@ -291,7 +298,7 @@ class _Lowering:
         assert node.device is not None
         unit, nbytes = node.device.unit, type.nbytes
         if place == ARENA:
-            self.lives.setdefault(unit, {})[len(self.values)] = Life(nbytes, self.turn, sys.maxsize)
+            self.lives.setdefault(unit, {})[len(self.values)] = Life(nbytes, len(self.instructions), sys.maxsize)
         self.values.append(
             Value(
                 dtype=type.dtype.short,
@@ -324,9 +331,8 @@ class _Lowering:
             value = self.values[number]
             if value.place == ARENA:
                 self.instructions.append(Free(number))
-                self.lives[value.unit][number] = Life(
-                    self.nbytes[number], self.lives[value.unit][number].first, self.turn
-                )
+                life = self.lives[value.unit][number]
+                self.lives[value.unit][number] = life._replace(last=len(self.instructions) - 1)
 
     def _assign(self) -> None:
         """Variables take their new values last, when everybody has read the old ones."""

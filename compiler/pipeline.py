@@ -28,7 +28,7 @@ from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.passes.simplify import simplify
 from rainshed.compiler.passes.split import split
 from rainshed.compiler.pins import pinned
-from rainshed.compiler.plan import VERSION, Plan
+from rainshed.compiler.plan import VERSION, Plan, Program
 from rainshed.compiler.reach import all_linked, parts_of, unlinked, widened
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import memory_of, simulate, unit_memory_of
@@ -53,6 +53,8 @@ PASSES: tuple[Pass, ...] = (
 NO_PINS: Mapping[str, str] = MappingProxyType({})
 PLANS = 5  # that are made and simulated, of the strategies with the best estimates
 MUCH = 90_000  # instructions of all plans that are made; beyond it only a plan that fits is looked for
+MOST_RESTED = 10_000  # nodes of a plan; larger ones have no second arenas tried
+WORTH_ROOM = 0.98  # larger arenas are taken for a step that is shorter than so much of that with small ones
 WORSE = 1.5  # an estimate so many times the best one is not followed up
 
 SHARED = PASSES[: PASSES.index(split)]  # the same whatever the strategy
@@ -190,13 +192,13 @@ def _promising(graph: Graph, setting: Setting) -> dict[str, float]:
 def _fitting(graph: Graph, setting: Setting) -> tuple[Plan, str]:
     """A plan, and what it lacks: in a thrifty order, or without GPUs, if it fits only so."""
     plan = _plan(graph, setting)
-    lack = _lacking_memory(plan, setting.cluster)
+    lack = _lacking_memory(plan.programs, setting.cluster)
     if lack and not setting.thrifty and len(setting.cluster.machines) > 1:
         plan = _plan(graph, replace(setting, thrifty=True))
-        lack = _lacking_memory(plan, setting.cluster)
+        lack = _lacking_memory(plan.programs, setting.cluster)
     if lack and any(p.unit_arenas for p in plan.programs):
         plan = _plan(graph, replace(setting, thrifty=True, units=False))
-        lack = _lacking_memory(plan, setting.cluster)
+        lack = _lacking_memory(plan.programs, setting.cluster)
     return plan, lack
 
 
@@ -262,6 +264,11 @@ def _plan(graph: Graph, setting: Setting) -> Plan:
     order = schedule(placed, setting)
     programs, transfers = lower(placed, order, setting)
     prediction = simulate(programs, transfers, setting.cluster)
+    if transfers and not setting.thrifty and len(order) <= MOST_RESTED:
+        rested, _ = lower(placed, order, setting, rest=True)
+        other = simulate(rested, transfers, setting.cluster)
+        if other.step_s < WORTH_ROOM * prediction.step_s and not _lacking_memory(rested, setting.cluster):
+            programs, prediction = rested, other
     return Plan(
         version=VERSION,
         programs=programs,
@@ -273,9 +280,9 @@ def _plan(graph: Graph, setting: Setting) -> Plan:
     )
 
 
-def _lacking_memory(plan: Plan, cluster: Cluster) -> str:
+def _lacking_memory(programs: Sequence[Program], cluster: Cluster) -> str:
     """What is missing, or "" if every machine's part fits."""
-    for program in plan.programs:
+    for program in programs:
         needed, there = memory_of(program), cluster.machine(program.machine).memory_bytes
         if needed > there:
             return f"{program.machine} would need {needed} bytes of memory, and has {there}"
