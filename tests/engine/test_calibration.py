@@ -4,12 +4,15 @@ from itertools import combinations
 
 import pytest
 
+import rainshed as rs
 from rainshed.compiler.cluster_file import cluster_toml
 from rainshed.compiler.load import check_plan
 from rainshed.compiler.machines import WORKS, Cluster
 from rainshed.compiler.pipeline import compile
+from rainshed.compiler.plan import Plan, Run
 from rainshed.engine.calibration import Sample, _rounds, calibrate, fit
 from rainshed.engine.calibration_messages import exchange, measure_messages
+from rainshed.engine.calibration_plan import alone, measured_plan
 from rainshed.engine.calibration_sample import sample_graph
 from rainshed.ops import CATALOGUE
 from rainshed.runtime.cluster.job import Job, JobOptions
@@ -78,3 +81,32 @@ def test_two_workers_are_measured():
     assert Cluster.from_data(cluster.to_data()) == cluster
     assert "[[machine]]" in cluster_toml(cluster)
     assert plan.prediction.step_s > 0
+
+
+def small_plan() -> Plan:
+    h = rs.layers.dense(rs.input("x", (32, 64)), 64, activation=rs.relu)
+    graph = rs.graph(loss=rs.mean(rs.square(h)), optimizer=rs.SGD(0.01))
+    return compile(graph, Cluster.local(2, cores=1), strategy="features")
+
+
+def test_each_machine_of_a_plan_can_run_alone_on_what_it_would_receive():
+    plan = small_plan()
+    assert plan.transfers
+    for program in plan.programs:
+        own = alone(plan, program)
+        check_plan(own, CATALOGUE)
+        assert [i.op for i in own.programs[0].instructions if isinstance(i, Run)] == [
+            i.op for i in program.instructions if isinstance(i, Run)
+        ]
+
+
+def test_a_plan_is_predicted_with_its_own_kernels():
+    """The same plan, but for what its kernels take: that is more than nothing, and what is sent stays as it was."""
+    plan = small_plan()
+    with Job(2, JobOptions(backend="threads")) as job:
+        got = measured_plan(job, plan, job.agents, 0.05)
+    times = [i.seconds for p in got.programs for i in p.instructions if isinstance(i, Run) and i.op != "constant"]
+    assert min(times) > 0
+    assert got.prediction.step_s >= max(m.compute_s for m in got.prediction.machines.values())
+    assert (got.transfers, got.prediction.bytes) == (plan.transfers, plan.prediction.bytes)
+    assert [p.values for p in got.programs] == [p.values for p in plan.programs]
