@@ -15,7 +15,7 @@ from rainshed.compiler.plan import Assign, Instruction, Recv, Run, Send
 def rested(instructions: Sequence[Instruction], lives: Mapping[int, Life]) -> list[Life]:
     """The lives of values, in turns that are places in `instructions`, lengthened until nobody would wait for their places."""
     masks, users = _messages(instructions)
-    makers = [(life.first, masks[life.first]) for life in reversed(lives.values())]  # the latest first
+    makers = [(life.first, masks[life.first]) for life in reversed(list(lives.values()))]  # the latest first
     latest: dict[int, int] = {}  # messages of users -> the latest maker that does not wait for all of them
     for mask in {users[value] for value in lives}:
         latest[mask] = next((first for first, own in makers if mask & ~own), -1)
