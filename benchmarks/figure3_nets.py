@@ -74,7 +74,7 @@ NETWORKS: Mapping[str, Network] = {
         _speech,
         42e6,
         {1: 1.0, 2: 1.36, 4: 1.85, 8: 2.23, 16: 0.95, 32: 1.36, 64: 1.41, 128: 1.15},
-        by_hand=("columns", "layers"),
+        by_hand=("columns", "grids", "layers"),
     ),
     "images 80M": Network(
         Images(8, ((2, 2), (3, 1), (4, 4))).graph,

@@ -18,7 +18,7 @@ COLOURS: Mapping[str, str] = dict(
 )
 MARKERS: Mapping[str, str] = dict(zip(NETWORKS, "osD^", strict=True))
 TICKS = (1, 2, 4, 8, 16, 32, 64, 144)
-ALONE = "layers"  # a plan that is drawn thin: it shows what not to do
+STYLES = {"layers": ":", "grids": "-."}  # of plans made by hand; others are dashed
 Row = Mapping[str, Any]
 
 
@@ -46,7 +46,7 @@ def _panel(ax: Any, net: str, rows: list[Row]) -> None:
         if plan == "auto":
             ax.plot(x, y, color=colour, linewidth=2, marker=".", markersize=7, label="automatic plan", zorder=3)
         else:
-            style = ":" if plan == ALONE else "--"
+            style = STYLES.get(plan, "--")
             ax.plot(
                 x, y, color="0.35", linestyle=style, linewidth=1.3, marker=".", markersize=4, label=f"by hand: {plan}"
             )

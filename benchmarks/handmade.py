@@ -6,6 +6,8 @@ simulated step) is that of the compiler.
     blocks   images and the weights of locally connected filters in a x b blocks of positions, as square as the machines allow;
              fully connected layers as in columns
     columns  every fully connected layer cut by its units: weights, their gradients and what the units give stay on one machine
+    grids    the weights of fully connected layers in a x b blocks, as square as the machines allow; each machine multiplies by its
+             own block, and what the b blocks of a column of units give is added where these units then lie
     layers   whole layers, in order, on one machine after the other, each machine with as even a share of the work as they allow;
              a layer is what shares the outermost scope, forward and backward
 """
@@ -14,7 +16,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
 
 from rainshed.compiler.cost import FREE, WEIGHTLESS
 from rainshed.compiler.layouts import Layout
@@ -27,6 +31,7 @@ from rainshed.compiler.plan import VERSION, Plan
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import simulate
 from rainshed.ops.ir import Graph, Node
+from rainshed.ops.types import Shape
 
 Layouts = dict[Node, Layout]
 Rule = Callable[[Graph, int], Layouts]
@@ -58,6 +63,11 @@ def blocks(graph: Graph, machines: int) -> Layouts:
 
 def columns(graph: Graph, machines: int) -> Layouts:
     return {node: _column(node, machines) for node in graph.nodes() if node.op.name not in FREE}
+
+
+def grids(graph: Graph, machines: int) -> Layouts:
+    weights = {n.shape for n in graph.variables.values() if len(n.shape) == 2}
+    return {node: _in_grid(node, machines, weights) for node in graph.nodes() if node.op.name not in FREE}
 
 
 def layers(graph: Graph, machines: int) -> Layouts:
@@ -109,6 +119,21 @@ def _column(node: Node, machines: int) -> Layout:
     return _cut(node, {_units(node): machines})
 
 
+def _in_grid(node: Node, machines: int, weights: Collection[Shape]) -> Layout:
+    """Which axes of a loop nest run over the units that a layer gives, and over those that it reads."""
+    known = {"matmul": (1, 2), "matmul_nt": (2, 1), "matmul_tn": (1, 0)}
+    axes = node.access.axes
+    if node.op.name in known or node.shape in weights:
+        outer, inner = known.get(node.op.name, (1, 0))
+        b = _divisor(machines, math.isqrt(machines))
+        a = machines // b
+        if axes[outer].max_parts >= a and axes[inner].max_parts >= b:
+            grid = tuple(a if i == outer else b if i == inner else 1 for i in range(len(axes)))
+            homes = np.arange(machines).reshape(a, b)
+            return Layout(grid, tuple((homes if outer < inner else homes.T).ravel().tolist()))
+    return _column(node, machines)
+
+
 def _units(node: Node) -> int:
     """The axis of a layer's units. A product by transposed weights adds up over them; transposed values have them first."""
     axes = node.access.axes
@@ -133,4 +158,4 @@ def _divisor(n: int, most: int) -> int:
     return next(d for d in range(min(n, most), 0, -1) if n % d == 0)
 
 
-RULES: Mapping[str, Rule] = {"blocks": blocks, "columns": columns, "layers": layers}
+RULES: Mapping[str, Rule] = {"blocks": blocks, "columns": columns, "grids": grids, "layers": layers}
