@@ -40,7 +40,7 @@ def test_a_small_run_gives_every_field(speech):
         ("speech 42M", 2, 1.36),
     ]
     alone, pair = (row["plans"] for row in speech["rows"])
-    assert list(alone) == ["auto"] and list(pair) == ["auto", "columns", "layers"]
+    assert list(alone) == ["auto"] and list(pair) == ["auto", "columns", "grids", "layers"]
     assert all(set(one) == PLAN for one in (*alone.values(), *pair.values()))
     assert alone["auto"]["speedup"] == 1 and alone["auto"]["messages"] == 0
     assert 1 < pair["columns"]["speedup"] <= pair["auto"]["speedup"] < 2
