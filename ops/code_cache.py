@@ -146,8 +146,16 @@ class _Linker:
             return self.found[symbol]
 
 
-@lru_cache(maxsize=1)
+_FIRST: Final = threading.Lock()  # functools.lru_cache calls a function twice where two threads are first
+
+
 def _linker() -> _Linker:
+    with _FIRST:
+        return _only_linker()
+
+
+@lru_cache(maxsize=1)
+def _only_linker() -> _Linker:
     llvm = _llvm()
     return _Linker(llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target()))
 

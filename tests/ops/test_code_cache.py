@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
 
 def fresh() -> None:
     """Forget what this process has linked, as a new one."""
-    code_cache._linker.cache_clear()
+    code_cache._only_linker.cache_clear()
 
 
 def started(*factors: int, **env: str) -> subprocess.Popen[str]:
