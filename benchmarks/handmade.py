@@ -19,17 +19,15 @@ import math
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
+from msgspec import structs
 
 from rainshed.compiler.cost import FREE, WEIGHTLESS
 from rainshed.compiler.layouts import Layout
-from rainshed.compiler.lower import lower
 from rainshed.compiler.machines import Cluster
-from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.passes.split import Splitter, split
-from rainshed.compiler.pipeline import PASSES, run_passes
-from rainshed.compiler.plan import VERSION, Plan
+from rainshed.compiler.pipeline import PASSES, plan_of, run_passes
+from rainshed.compiler.plan import Plan
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.simulate import simulate
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import Shape
 
@@ -46,15 +44,7 @@ def plan_by_hand(graph: Graph, cluster: Cluster, rule: Rule) -> Plan:
         return Splitter(graph, rule(graph, len(setting.cluster.machines))).run()
 
     placed = run_passes(graph, setting, (*PASSES[:at], split_by_hand, *PASSES[at + 1 :]))
-    programs, transfers = lower(placed, schedule(placed, setting), setting)
-    return Plan(
-        version=VERSION,
-        programs=programs,
-        transfers=transfers,
-        cluster=cluster.to_data(),
-        prediction=simulate(programs, transfers, cluster),
-        notes={"strategy": "by hand"},
-    )
+    return structs.replace(plan_of(placed, setting), notes={"strategy": "by hand"})
 
 
 def blocks(graph: Graph, machines: int) -> Layouts:

@@ -282,12 +282,17 @@ def show(
 
 
 def _plan(graph: Graph, setting: Setting) -> Plan:
-    placed = run_passes(graph, setting, PLACED)
-    order = schedule(placed, setting)
-    programs, transfers = lower(placed, order, setting)
+    return plan_of(run_passes(graph, setting, PLACED), setting)
+
+
+def plan_of(graph: Graph, setting: Setting) -> Plan:
+    """The plan of a graph that has been through all passes: in the order of `schedule`, with larger arenas where a step is
+    simulated to be shorter for it and they fit. Otherwise whether it fits is not looked at."""
+    order = schedule(graph, setting)
+    programs, transfers = lower(graph, order, setting)
     prediction = simulate(programs, transfers, setting.cluster)
     if transfers and not setting.thrifty and len(order) <= MOST_RESTED:
-        rested, _ = lower(placed, order, setting, rest=True)
+        rested, _ = lower(graph, order, setting, rest=True)
         other = simulate(rested, transfers, setting.cluster)
         if other.step_s < WORTH_ROOM * prediction.step_s and not _lacking_memory(rested, setting.cluster):
             programs, prediction = rested, other
