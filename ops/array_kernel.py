@@ -6,7 +6,6 @@ of unsigned words, "n" a whole number, and a tuple is a tuple of such parts.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -19,7 +18,7 @@ from rainshed.ops.op import Call
 from rainshed.ops.types import dtype_of
 
 Form = tuple[Any, ...]
-MODULE: Final = "rainshed.ops.machine_code"
+MODULE: Final = "rainshed.ops.lowering"  # loads Numba
 INTS_2D: Final = "i64x2"
 
 
@@ -48,8 +47,8 @@ class ArrayKernel:
 
 def array_kernel(name: str, form: Form, source: str, make: Callable[[], Any]) -> ArrayKernel:
     """The function that `make` gives, compiled, or from the cache; `source` is all that it is made from."""
-    text = f"{_entry(form)}\n{source}\n{text_of(MODULE)}"
-    return ArrayKernel(kernel_code(name, text, partial(_compiled, form, make)), form)
+    text = f"{form}\n{source}\n{text_of(MODULE)}"
+    return ArrayKernel(kernel_code(name, text, lambda: import_module(MODULE).lowered_of_form(make(), form)), form)
 
 
 def _run(call: Callable[[int], int], address: int, kept: object) -> None:
@@ -69,7 +68,7 @@ def _numbers(form: Form, args: tuple[Any, ...]) -> Iterator[int]:
         elif part == "n":
             yield arg
         else:
-            short, axes = _array_of(part)
+            short, axes = array_of(part)
             if _short_of(arg.dtype) != short or arg.ndim != axes or not arg.flags.c_contiguous:
                 raise TypeError(f"a compiled kernel takes {part}; found {arg.dtype}{list(arg.shape)}")
             yield _address(arg)
@@ -80,35 +79,7 @@ def _short_of(dtype: np.dtype[Any]) -> str:
     return f"u{8 * dtype.itemsize}" if dtype.kind == "u" else dtype_of(dtype).short
 
 
-def _array_of(part: str) -> tuple[str, int]:
+def array_of(part: str) -> tuple[str, int]:
     """Element type and number of axes."""
     short, _, axes = part.partition("x")
     return short, int(axes or 1)
-
-
-# -- compiling --------------------------------------------------------------------------------------------------------
-def _entry(form: Form) -> str:
-    """The source of a kernel that calls `inner` with what stands behind its address."""
-    return f"def kernel(a):\n    inner({', '.join(_reads(form, itertools.count()))})\n    return 0\n"
-
-
-def _reads(form: Form, at: Iterator[int]) -> Iterator[str]:
-    for part in form:
-        if isinstance(part, tuple):
-            yield f"({''.join(f'{read}, ' for read in _reads(part, at))})"
-        elif part == "n":
-            yield f"a[{next(at)}]"
-        else:
-            short, axes = _array_of(part)
-            first = next(at)
-            shape = "".join(f"a[{next(at)}], " for _ in range(axes))
-            yield f"carray({short}_at(a[{first}]), ({shape}))"
-
-
-def _compiled(form: Form, make: Callable[[], Any]) -> Any:
-    numba, code = import_module("numba"), import_module(MODULE)
-    inner = numba.njit(nogil=True, error_model="numpy")(make())
-    names = {"carray": numba.carray, "inner": inner, **{f"{short}_at": at for short, at in code.POINTERS.items()}}
-    namespace: dict[str, Any] = {**names, "__name__": __name__}
-    exec(compile(_entry(form), "<rainshed kernel>", "exec"), namespace)  # the text is ours
-    return code.compile_kernel(namespace["kernel"])

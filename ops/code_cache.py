@@ -12,7 +12,6 @@ import ctypes
 import fcntl
 import hashlib
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable
@@ -51,7 +50,7 @@ def kernel_code(name: str, source: str, make: Callable[[], Any]) -> Code:
     """A kernel, from the cache on disk if that has it.
 
     source  all that the machine code depends on, but for versions and the CPU
-    make    gives the kernel as a function compiled by Numba's `cfunc`, whose arguments are addresses or int64
+    make    gives the kernel in LLVM's language, as `ops/lowering.py` makes it; its arguments are addresses or int64
     """
     symbol, linker = _symbol(name, source), _linker()
     with linker.making:  # Numba compiles one function at a time anyway
@@ -60,7 +59,7 @@ def kernel_code(name: str, source: str, make: Callable[[], Any]) -> Code:
             made = make()
             code = _object_of(made, symbol)
             if code is None:
-                return Code(made.address, made)
+                return Code(made.address(), made)
             _write(_path(symbol), code)
             address = linker.address(symbol, code)
     assert address is not None
@@ -170,35 +169,12 @@ def _target() -> Any:
     )
 
 
-# -- from Numba to an object file -------------------------------------------------------------------------------------
-_ARGUMENT: Final = re.compile(r"[(,] ?(ptr|i64)\b")
-_ENTRY: Final = """
-define i64 @{symbol}({arguments}) {{
-    %result = alloca i64
-    %error = alloca ptr
-    %status = call i32 @"{inner}"(ptr %result, ptr %error, {arguments})
-    %failed = icmp ne i32 %status, 0
-    %value = load i64, ptr %result
-    %given = select i1 %failed, i64 1, i64 %value
-    ret i64 %given
-}}
-"""
-
-
+# -- from LLVM's language to an object file ---------------------------------------------------------------------------
 def _object_of(made: Any, symbol: str) -> bytes | None:
-    """The object file of a compiled `cfunc`: the function under it as `symbol`, without the interpreter's errors.
-
-    None where its code needs what only Numba can give it, or is of an LLVM whose language is another.
-    """
-    llvm, inner = _llvm(), made.native_name.removeprefix("cfunc.")
-    text = made.inspect_llvm()
-    try:
-        kinds = _ARGUMENT.findall(text[text.index(f"@{made.native_name}(") :].partition(")")[0])
-        arguments = ", ".join(f"{kind} %a{i}" for i, kind in enumerate(kinds))
-        module = llvm.parse_assembly(text + _ENTRY.format(symbol=symbol, inner=inner, arguments=arguments))
-        module.verify()
-    except (RuntimeError, ValueError):
-        return None
+    """The object file of a kernel, whose C function gets the name `symbol`; None where its code needs what only Numba has."""
+    llvm = _llvm()
+    module = llvm.parse_assembly(made.text())
+    module.get_function(made.entry).name = symbol
     for part in (*module.functions, *module.global_variables):
         if not part.is_declaration and part.name != symbol:
             part.linkage = "internal"
@@ -206,7 +182,7 @@ def _object_of(made: Any, symbol: str) -> bytes | None:
     passes = llvm.create_new_module_pass_manager()
     passes.add_global_dead_code_eliminate_pass()
     passes.run(module, llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options()))
-    return target.emit_object(module) if _stands_alone(module) else None
+    return bytes(target.emit_object(module)) if _stands_alone(module) else None
 
 
 def _stands_alone(module: Any) -> bool:

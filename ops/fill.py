@@ -180,7 +180,7 @@ def compiled(kind: str) -> ArrayKernel | None:
 
 def _kernel(name: str, form: Form, function: Callable[..., None], **inner: Callable[..., None]) -> ArrayKernel:
     def make() -> Any:
-        njit = partial(import_module("numba").njit, nogil=True, error_model="numpy")
+        njit = partial(import_module("numba").njit, error_model="numpy", _nrt=False)  # arrays are borrowed
         return bound(function, **{n: njit(f) for n, f in {"draw": _bits, **inner}.items()})
 
     return array_kernel(name, form, text_of(__name__, "rainshed.ops.philox"), make)

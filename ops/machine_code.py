@@ -14,10 +14,10 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils
 
 from rainshed.ops.exponential import LANES, functions
+from rainshed.ops.lowering import ELEMENTS, Lowered, lowered_kernel
 
 # Numba's annotations do not know signatures and intrinsics.
 types: Any = numba.types
-cfunc: Any = numba.cfunc
 njit: Any = numba.njit
 intrinsic: Any = numba.extending.intrinsic
 alloca_once: Any = cgutils.alloca_once
@@ -29,7 +29,7 @@ SIGNATURE = types.int64(types.CPointer(types.int64))
 
 def kernel(signature: Any = SIGNATURE) -> Any:
     """A function that is compiled when it is asked for: it becomes one without arguments, which gives it compiled."""
-    return lambda function: lambda: cfunc(signature, error_model="numpy")(function)
+    return lambda function: lambda: lowered_kernel(function, signature)
 
 
 def _caster(element: Any) -> Any:
@@ -43,9 +43,8 @@ def _caster(element: Any) -> Any:
     return at
 
 
-f32_at, f64_at, i32_at, i64_at = (_caster(t) for t in (types.float32, types.float64, types.int32, types.int64))
-POINTERS = {"f32": f32_at, "f64": f64_at, "i32": i32_at, "i64": i64_at, "bool": _caster(types.boolean)}
-POINTERS |= {f"u{bits}": _caster(getattr(types, f"uint{bits}")) for bits in (8, 16, 32, 64)}  # words of bits
+POINTERS = {short: _caster(element) for short, element in ELEMENTS.items()}
+f32_at, i64_at = POINTERS["f32"], POINTERS["i64"]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -310,6 +309,6 @@ def cross_entropy_slope(a: Any) -> int:
     return 0
 
 
-def compile_kernel(function: Any) -> Any:
-    """A generated kernel: its `address` holds as long as the object."""
-    return kernel()(function)()
+def compile_kernel(function: Any) -> Lowered:
+    """A generated kernel."""
+    return lowered_kernel(function, SIGNATURE)

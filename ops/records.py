@@ -86,7 +86,7 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
 
 
 MODULE: Final = "rainshed.ops.machine_code"
-SOURCES: Final = (MODULE, "rainshed.ops.exponential")  # what kernels are built from
+SOURCES: Final = (MODULE, "rainshed.ops.lowering", "rainshed.ops.exponential")  # what kernels are built from
 
 
 class _MachineCode:
@@ -210,7 +210,7 @@ def _cast(x: Array, out: Array, compiling: bool) -> Records | None:
     """Between float32 and bfloat16."""
     short = x.itemsize < out.itemsize
     source = CAST.format("u16" if short else "u32", "u32" if short else "u16")
-    built_from = f"{source}\n{text_of(MODULE, 'rainshed.ops.bf16_cast')}"
+    built_from = f"{source}\n{text_of(*SOURCES, 'rainshed.ops.bf16_cast')}"
     if not compiling and not is_cached("cast", built_from):
         return None
     return (_record(_compiled_cast(source, built_from, short), (out.size,), (x, out)),)

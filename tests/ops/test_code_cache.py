@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rainshed.ops import code_cache, depthwise, pool2d_native, taps
-from rainshed.ops.array_kernel import array_kernel
+from rainshed.ops import code_cache, depthwise, fill, pool2d_native, taps, vector
+from rainshed.ops.array_kernel import array_kernel, ints
 
 FORM = ("f32", "f32", "n")
 SCRIPT = """
@@ -165,3 +166,31 @@ def test_kernels_know_all_that_they_are_built_from():
         needs = {user.Taps.__module__, user.address_intrinsic.__module__}
         assert needs <= set(taps.LOOPS)
         assert "class Taps" in code_cache.text_of(*taps.LOOPS)
+
+
+def test_kernels_of_this_package_need_no_numba_once_they_are_on_disk(folder: Path):
+    made = [fill.compiled.__wrapped__(kind) for kind in fill.NUMBERS]
+    made += [module.__wrapped__() for module in (fill.compiled_chances, vector.products, depthwise.compiled)]
+    assert None not in made
+    kept = {path.stem.rpartition("_")[0] for path in folder.iterdir()}
+    assert kept == {*fill.NUMBERS, "chances", "products", "taps"}
+
+
+def test_a_kernel_that_calls_what_only_numba_has_stays_with_numba(folder: Path):
+    def kernel(x, out, n):
+        for i in range(n):
+            out[i], _ = math.frexp(x[i])
+
+    x, out = np.array([3, 5, 8], np.float32), np.empty(3, np.float32)
+    array_kernel("mantissas", FORM, "mantissas", lambda: kernel)(x, out, 3)
+    assert out.tolist() == [0.75, 0.625, 0.5] and not folder.exists()
+
+
+def test_every_part_of_a_form_arrives():
+    def kernel(out, table, none, few, n):
+        out[0], out[1], out[2], out[3] = table[1, 2], len(none), few[0] * few[1], n
+
+    form = ("i64", "u16x2", ints(0), ints(2), "n")
+    out, table = np.zeros(4, np.int64), np.arange(8, dtype=np.uint16).reshape(2, 4)
+    array_kernel("parts", form, "parts", lambda: kernel)(out, table, (), (5, 7), 100)
+    assert out.tolist() == [6, 0, 35, 100]
