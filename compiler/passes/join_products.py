@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST
@@ -140,4 +142,4 @@ def _common(origins: Sequence[Origin]) -> Origin:
     same = 0
     while all(len(s) > same and s[same] == scopes[0][same] for s in scopes):
         same += 1
-    return replace(origins[0], scope="/".join(scopes[0][:same]), of="", box=None)
+    return structs.replace(origins[0], scope="/".join(scopes[0][:same]), of="", box=None)
