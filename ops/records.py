@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from rainshed.ops.bf16_cast import converter, is_short_cast
-from rainshed.ops.blas import Array, gemm
+from rainshed.ops.blas import Array, routine
 from rainshed.ops.broadcast import sum_to
 from rainshed.ops.code_cache import Code, is_cached, kernel_code, text_of
 from rainshed.ops.cuda import merged
@@ -86,7 +86,7 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
 
 
 MODULE: Final = "rainshed.ops.machine_code"
-SOURCES: Final = (MODULE, "rainshed.ops.exponential")  # what kernels are built from
+SOURCES: Final = (MODULE, "rainshed.ops.exponential", "rainshed.ops.blas")  # what kernels are built from
 
 
 class _MachineCode:
@@ -272,28 +272,31 @@ def _product(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> 
 
 
 def _by_blas(call: partial[Any], kept: tuple[Array, ...], compiling: bool) -> Records | None:
-    steps = call.args[0] if call.func is not _sgemm() and call.args and isinstance(call.args[0], tuple) else (call,)
-    return _all(*(_copied(s, compiling) if s.func is np.copyto else _multiplied(s, kept) for s in steps))
+    steps = call.args[0] if call.args and isinstance(call.args[0], tuple) else (call,)
+    return _all(*(_stepped(step, kept, compiling) for step in steps))
 
 
-def _sgemm() -> Any:
-    return gemm("s")
-
-
-def _copied(step: Any, compiling: bool) -> Records | None:
-    out, source = step.args
-    return copy_records(source, out, compiling=compiling)
+def _stepped(step: Any, kept: tuple[Array, ...], compiling: bool) -> Records | None:
+    """What is done before a product, or a part of it."""
+    if step.func is np.copyto:
+        out, source = step.args
+        return copy_records(source, out, compiling=compiling)
+    if step.func is np.concatenate:
+        return _concat(step.keywords, *step.args, step.keywords["out"], compiling)
+    return _multiplied(step, kept)
 
 
 def _multiplied(step: Any, kept: tuple[Array, ...]) -> Records | None:
     """One call of BLAS. Only with 64-bit sizes: they are read as they stand."""
-    function = _sgemm()
-    if function is None or step.func is not function or function.argtypes[3] is not ctypes.c_int64:
+    function = step.func
+    if function not in (routine("s", "gemm"), routine("s", "gemv")) or ctypes.c_int64 not in function.argtypes:
         return None
     numbers = [ctypes.cast(function, ctypes.c_void_p).value or 0]
     for value in step.args:
         numbers.append(value if isinstance(value, int) else int(np.float32(value).view(np.uint32)))
-    return (Record(machine_code().multiply, np.array(numbers, np.int64), kept),)
+    code = machine_code()
+    run = code.multiply if function is routine("s", "gemm") else code.multiply_vector
+    return (Record(run, np.array(numbers, np.int64), kept),)
 
 
 def _matmul(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
