@@ -205,13 +205,15 @@ def multiply_vector(a: Any) -> int:
 
 @kernel()  # type: ignore[untyped-decorator]
 def add_rows(a: Any) -> int:
-    """out[j] = sum over i of x[i, j], f32: rows, columns, x, out."""
-    rows, columns, x, out = a[0], a[1], f32_at(a[2]), f32_at(a[3])
-    for j in range(columns):
-        out[j] = x[j]
-    for i in range(1, rows):
+    """out[b, j] = sum over i of x[b, i, j], f32: many, rows, columns, x, out."""
+    many, rows, columns = a[0], a[1], a[2]
+    for b in range(many):
+        x, out = f32_at(a[3] + 4 * b * rows * columns), f32_at(a[4] + 4 * b * columns)
         for j in range(columns):
-            out[j] += x[i * columns + j]
+            out[j] = x[j]
+        for i in range(1, rows):
+            for j in range(columns):
+                out[j] += x[i * columns + j]
     return 0
 
 
@@ -293,8 +295,22 @@ def _pairwise(address: int, n: int) -> Any:
 
 @kernel()  # type: ignore[untyped-decorator]
 def add_all(a: Any) -> int:
-    """out[0] = sum of x, f32: how many, 1, x, out."""
-    f32_at(a[3])[0] = _pairwise(a[2], a[0])
+    """out[b] = sum over i of x[b, i], f32: many, rows, 1, x, out."""
+    out = f32_at(a[4])
+    for b in range(a[0]):
+        out[b] = _pairwise(a[3] + 4 * b * a[1], a[1])
+    return 0
+
+
+@kernel()  # type: ignore[untyped-decorator]
+def softmax_rows(a: Any) -> int:
+    """softmax of each row of x, f32: rows, columns, x, out."""
+    rows, columns, x, out = a[0], a[1], f32_at(a[2]), f32_at(a[3])
+    for i in range(rows):
+        at = i * columns
+        total = _sum_exp(x, at, columns, _highest(x, at, columns), out)
+        for j in range(columns):
+            out[at + j] /= total
     return 0
 
 

@@ -27,11 +27,12 @@ from rainshed.ops.ir import Attrs
 from rainshed.ops.layout import concat_op
 from rainshed.ops.matmul import matmul
 from rainshed.ops.op import Op
-from rainshed.ops.product import FEW, matmul_call, product, product_call
+from rainshed.ops.product import matmul_call, product, product_call
 from rainshed.ops.reduce import sum as sum_
 from rainshed.ops.reshape import reshape
 from rainshed.ops.scalar import Line, expression, made, number_text
 from rainshed.ops.slice import slice_op, unslice, view_of
+from rainshed.ops.softmax import softmax
 from rainshed.ops.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_grad
 from rainshed.ops.types import DType, dtype_of, float32
 
@@ -58,7 +59,7 @@ class Record:
 
 Records = tuple[Record, ...]
 BY_STEPS: Final = frozenset({"product", "matmul", "slice", "unslice", "concat"})  # whose arrays may lie in steps
-SEPARATE: Final = frozenset({"concat", "sum_to"})  # none of their records needs another
+SEPARATE: Final = frozenset({"concat"})  # none of their records needs another
 MANY_ROWS: Final = 4096
 LOOP: Final = "loop"
 
@@ -307,29 +308,34 @@ def _matmul(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> R
 def _sum_to(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     (x,) = inputs
     shape = (1,) * (x.ndim - out.ndim) + out.shape
-    summed = [i for i, (n, left) in enumerate(zip(x.shape, shape, strict=True)) if n != left]
-    if x.dtype != np.float32 or not summed or summed != list(range(summed[0], summed[-1] + 1)):
-        return None
-    many, columns = math.prod(x.shape[: summed[0]]), math.prod(x.shape[summed[-1] + 1 :])
-    if many > FEW:
-        return None
-    matrices, sums = x.reshape(many, -1, columns), out.reshape(many, columns)
-    return _all(*(_rows(matrices.shape[1], columns, matrices[i], sums[i]) for i in range(many)))
+    return _added([i for i, (n, left) in enumerate(zip(x.shape, shape, strict=True)) if n != left], x, out, compiling)
 
 
 def _sum(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     (x,) = inputs
-    lead = len(attrs["axis"])
-    if x.dtype != np.float32 or not lead or tuple(attrs["axis"]) != tuple(range(lead)):
+    return _added([i for i in attrs["axis"] if x.shape[i] > 1], x, out, compiling)
+
+
+def _added(axes: list[int], x: Array, out: Array, compiling: bool) -> Records | None:
+    """Sums over these axes, each longer than 1, where no others that are lie between them."""
+    if x.dtype != np.float32:
         return None
-    return _rows(x.size // out.size, out.size, x, out)
-
-
-def _rows(rows: int, columns: int, x: Array, out: Array) -> Records | None:
-    if rows > MANY_ROWS:  # NumPy adds long sums in pairs, which is more exact
+    if not axes:
+        return copy_records(x.reshape(out.shape), out, compiling=compiling)
+    first, end = axes[0], axes[-1] + 1
+    many, rows, columns = (math.prod(part) for part in (x.shape[:first], x.shape[first:end], x.shape[end:]))
+    if rows > MANY_ROWS or rows != math.prod(x.shape[i] for i in axes):  # NumPy adds long sums in pairs: more exact
         return None
     code = machine_code()
-    return (_record(code.add_all if columns == 1 else code.add_rows, (rows, columns), (x, out)),)
+    return (_record(code.add_all if columns == 1 else code.add_rows, (many, rows, columns), (x, out)),)
+
+
+def _softmax(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    (x,) = inputs
+    columns = x.shape[attrs["axis"]]
+    if x.dtype != np.float32 or math.prod(x.shape[attrs["axis"] :]) != columns:
+        return None
+    return (_record(machine_code().softmax_rows, (x.size // columns, columns), (x, out)),)
 
 
 def _record(kernel: Any, sizes: tuple[int, ...], arrays: tuple[Array, ...]) -> Record:
@@ -361,6 +367,7 @@ _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         unslice.name: _unslice,
         concat_op.name: _concat,
         sum_.name: _sum,
+        softmax.name: _softmax,
         softmax_cross_entropy.name: _losses,
         softmax_cross_entropy_grad.name: _slopes,
     }
