@@ -18,14 +18,14 @@ import numpy as np
 
 from rainshed.ops.bf16_cast import converter, is_short_cast
 from rainshed.ops.blas import Array, routine
-from rainshed.ops.broadcast import sum_to
+from rainshed.ops.broadcast import broadcast_to, sum_to
 from rainshed.ops.code_cache import Code, is_cached, kernel_code, text_of
 from rainshed.ops.cuda import merged
 from rainshed.ops.elementwise import ELEMENTWISE, astype, where
 from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
-from rainshed.ops.layout import concat_op
-from rainshed.ops.matmul import matmul
+from rainshed.ops.layout import concat_op, permute_dims
+from rainshed.ops.matmul import matmul, matrix_transpose
 from rainshed.ops.op import Op
 from rainshed.ops.product import matmul_call, product, product_call
 from rainshed.ops.reduce import sum as sum_
@@ -58,7 +58,9 @@ class Record:
 
 
 Records = tuple[Record, ...]
-BY_STEPS: Final = frozenset({"product", "matmul", "slice", "unslice", "concat"})  # whose arrays may lie in steps
+BY_STEPS: Final = frozenset(
+    {"product", "matmul", "slice", "unslice", "concat", "permute_dims", "matrix_transpose", "broadcast_to"}
+)  # whose arrays may lie in steps
 SEPARATE: Final = frozenset({"concat"})  # none of their records needs another
 MANY_ROWS: Final = 4096
 LOOP: Final = "loop"
@@ -241,6 +243,18 @@ def _reshape(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> 
     return copy_records(inputs[0].reshape(out.shape), out, compiling=compiling)
 
 
+def _permute(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    return copy_records(inputs[0].transpose(attrs["axes"]), out, compiling=compiling)
+
+
+def _transpose(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    return copy_records(np.swapaxes(inputs[0], -1, -2), out, compiling=compiling)
+
+
+def _broadcast(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    return copy_records(inputs[0], out, compiling=compiling)
+
+
 def _slice(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     return copy_records(view_of(inputs[0], attrs), out, compiling=compiling)
 
@@ -363,6 +377,9 @@ _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         matmul.name: _matmul,
         sum_to.name: _sum_to,
         reshape.name: _reshape,
+        permute_dims.name: _permute,
+        matrix_transpose.name: _transpose,
+        broadcast_to.name: _broadcast,
         slice_op.name: _slice,
         unslice.name: _unslice,
         concat_op.name: _concat,
