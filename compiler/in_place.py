@@ -23,6 +23,6 @@ def in_place(run: Run, value: int) -> bool:
 def _safe(op: str, arity: int, reads: list[int]) -> bool:
     """`reads`: at which inputs the op reads what it writes. Element i of an element-wise op needs element i alone; a product
     begins with its last input, if the number of its inputs is odd, as does a step of weights."""
-    if op in ("product", "local2d_weight_step"):
+    if op in ("product", "local2d_weight_step", "scatter_step"):
         return not reads or (reads == [arity - 1] and arity % 2 == 1)
     return op == "fused" or (op in CATALOGUE and CATALOGUE[op].formula is not None)

@@ -32,6 +32,7 @@ from rainshed.ops.reduce import max as max_
 from rainshed.ops.reduce import min as min_
 from rainshed.ops.reduce import sum as sum_
 from rainshed.ops.reshape import reshape
+from rainshed.ops.scatter_step import scatter_step
 from rainshed.ops.slice import slice_op, unslice
 from rainshed.ops.softmax import log_softmax, softmax
 from rainshed.ops.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_grad
@@ -57,7 +58,7 @@ _OPS: tuple[Op, ...] = (
     local2d_weight_step,
     max_pool2d, max_pool2d_grad, sum_pool2d, sum_pool2d_grad,
     # made by the compiler
-    send, recv, copy, fused, product,
+    send, recv, copy, fused, product, scatter_step,
 )  # fmt: skip
 
 CATALOGUE: Mapping[str, Op] = MappingProxyType({op.name: op for op in _OPS})

@@ -16,13 +16,15 @@ Array = np.ndarray[Any, Any]
 
 ROWS, PLAIN, TURNED = 101, 111, 112  # CBLAS: rows lie one after the other; an operand as it is, or transposed
 LETTERS = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
-# Names of the functions in builds of OpenBLAS, and the type of their sizes.
+# Names of a routine in builds of OpenBLAS, and the type of their sizes.
 NAMES = (
-    ("scipy_cblas_{}gemm64_", ctypes.c_int64),
-    ("cblas_{}gemm64_", ctypes.c_int64),
-    ("scipy_cblas_{}gemm", ctypes.c_int32),
-    ("cblas_{}gemm", ctypes.c_int32),
+    ("scipy_cblas_{}64_", ctypes.c_int64),
+    ("cblas_{}64_", ctypes.c_int64),
+    ("scipy_cblas_{}", ctypes.c_int32),
+    ("cblas_{}", ctypes.c_int32),
 )
+# What they take: f a flag, i a size, s a number, p an address.
+FORMS = {"gemm": "fffiiispipispi", "gemv": "ffiispipispi"}
 
 
 class Bound(partial[Any]):
@@ -31,33 +33,18 @@ class Bound(partial[Any]):
     kept: tuple[Array, ...]
 
 
-@lru_cache(maxsize=2)
-def gemm(letter: str) -> Callable[..., None] | None:
-    """cblas_sgemm or cblas_dgemm, which releases the GIL; None where there is no OpenBLAS."""
+@lru_cache(maxsize=4)
+def routine(letter: str, name: str) -> Callable[..., None] | None:
+    """cblas_sgemm, cblas_dgemv and so on, which release the GIL; None where there is no OpenBLAS."""
     libraries = [x["filepath"] for x in threadpool_info() if x["internal_api"] == "openblas"]
     for path in sorted(libraries, key=lambda path: "numpy" not in path):  # other packages may bring one of their own
         loaded = ctypes.CDLL(path)
-        for name, size in NAMES:
-            found = getattr(loaded, name.format(letter), None)
+        for form, size in NAMES:
+            found = getattr(loaded, form.format(letter + name), None)
             if found is not None:
                 number = ctypes.c_float if letter == "s" else ctypes.c_double
-                pointer, flag = ctypes.c_void_p, ctypes.c_int
-                found.argtypes = (
-                    flag,
-                    flag,
-                    flag,
-                    size,
-                    size,
-                    size,
-                    number,
-                    pointer,
-                    size,
-                    pointer,
-                    size,
-                    number,
-                    pointer,
-                    size,
-                )
+                kinds = {"f": ctypes.c_int, "i": size, "s": number, "p": ctypes.c_void_p}
+                found.argtypes = tuple(kinds[kind] for kind in FORMS[name])
                 found.restype = None
                 call: Callable[..., None] = found
                 return call
@@ -69,18 +56,38 @@ def add_product(a: Array, b: Array, out: Array, *, alpha: float, beta: float) ->
 
     Shapes  a: [m, k]; b: [k, n]; out: [m, n], none of them empty, of one type: float32 or float64
     """
-    call = gemm(LETTERS[out.dtype])
+    (m, k), n, letter = a.shape, b.shape[1], LETTERS[out.dtype]
+    vector = k > 1 and 1 in (m, n)  # a matrix is read where it lies, not packed first
+    call = routine(letter, "gemv" if vector else "gemm")
     laid = [_laid(x) for x in (a, b, out)]
     if call is None or None in laid or laid[2][0] != PLAIN:  # type: ignore[index]
         return partial(_add_product, a, b, out, alpha, beta)
-    (turn_a, step_a), (turn_b, step_b), (_, step_out) = laid  # type: ignore[misc]
-    m, k = a.shape
-    bound = Bound(
-        call, ROWS, turn_a, turn_b, m, b.shape[1], k, alpha, a.ctypes.data, step_a, b.ctypes.data, step_b,
-        beta, out.ctypes.data, step_out,
-    )  # fmt: skip
+    if vector:
+        args = _vector_args(a, b, out, alpha, beta)
+    else:
+        (turn_a, step_a), (turn_b, step_b), (_, step_out) = laid  # type: ignore[misc]
+        args = (
+            ROWS, turn_a, turn_b, m, n, k, alpha, a.ctypes.data, step_a, b.ctypes.data, step_b,
+            beta, out.ctypes.data, step_out,
+        )  # fmt: skip
+    bound = Bound(call, *args)
     bound.kept = (a, b, out)
     return bound
+
+
+def _vector_args(a: Array, b: Array, out: Array, alpha: float, beta: float) -> tuple[Any, ...]:
+    """Of cblas_sgemv, for a product with one row or one column: the matrix by the vector."""
+    if out.shape[0] == 1:
+        matrix, vector, axis = b.T, a, 1
+    else:
+        matrix, vector, axis = a, b, 0
+    turned, step = _laid(matrix) or (PLAIN, 1)
+    lying = matrix.T if turned == TURNED else matrix
+    along, to = (max(1, x.strides[axis] // x.itemsize) for x in (vector, out))
+    return (
+        ROWS, turned, *lying.shape, alpha, matrix.ctypes.data, step, vector.ctypes.data, along,
+        beta, out.ctypes.data, to,
+    )  # fmt: skip
 
 
 def _laid(x: Array) -> tuple[int, int] | None:

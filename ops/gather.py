@@ -133,7 +133,7 @@ def _tile_rows(position: Callable[[Attrs], int]) -> Callable[[Tile], Mapping[str
 ROWS: Mapping[str, Any] = {"size": REQUIRED, "base": 0, "whole": None}
 
 
-def _scatter_clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
+def scatter_clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
     values, indices = types
     _integers("scatter_add", indices)
     (axis,) = ints_of("scatter_add", "axis", (attrs["axis"],), 1)
@@ -149,7 +149,7 @@ def _scatter_infer(types: Types, attrs: Attrs) -> Type:
     return TensorType(values.dtype, (*values.shape[:axis], attrs["size"], *values.shape[axis + len(indices.shape) :]))
 
 
-def _scatter_access(types: Types, output: TensorType, attrs: Attrs) -> Access:
+def scatter_access(types: Types, output: TensorType, attrs: Attrs) -> Access:
     """The result's axes are free (rows too: a tile of them skips what is not its own); those of the indices sum."""
     indices, rank, axis = fixed(types[1].shape), len(output.shape), attrs["axis"]
     return Access(
@@ -190,16 +190,18 @@ def _scatter_cpu(
     out[...] = target.reshape(out.shape)
 
 
+scatter_tile = _tile_rows(lambda attrs: int(attrs["axis"]))
+
 scatter_add: Op = op(
     name="scatter_add",
     work="layout",
     arity=2,
     attrs={"axis": 0, **ROWS},
     kinds=NUMBERS,
-    clean=_scatter_clean,
+    clean=scatter_clean,
     infer=_scatter_infer,
-    access=_scatter_access,
-    tile=_tile_rows(lambda attrs: int(attrs["axis"])),
+    access=scatter_access,
+    tile=scatter_tile,
     grad=_scatter_grad,
     cost=lambda types, output, attrs: Cost(types[0].size),
     cpu=_scatter_cpu,

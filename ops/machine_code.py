@@ -13,6 +13,7 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils
 
+from rainshed.ops.blas import FORMS
 from rainshed.ops.exponential import LANES, functions
 from rainshed.ops.lowering import ELEMENTS, Lowered, lowered_kernel
 
@@ -79,28 +80,37 @@ def _call(typing: Any, function: Any, argument: Any) -> Any:
     return types.int64(types.int64, types.int64), make
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _gemm(typing: Any, function: Any, a: Any) -> Any:
-    """Call cblas_sgemm with 64-bit sizes: the arguments as they stand behind the address in `a`."""
+def _blas(form: str) -> Any:
+    """Call a routine of BLAS with 64-bit sizes: the arguments as they stand behind the address in `a`.
 
-    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        flag, size, number, pointer = ir.IntType(32), ir.IntType(64), ir.FloatType(), cgutils.voidptr_t
-        kinds = [flag, flag, flag, size, size, size, number, pointer, size, pointer, size, number, pointer, size]
-        function = builder.inttoptr(args[0], ir.FunctionType(ir.VoidType(), kinds).as_pointer())
-        values = []
-        for i, kind in enumerate(kinds):
-            word = builder.load(builder.gep(args[1], [ir.Constant(size, i + 1)]))
-            if kind is flag:
-                word = builder.trunc(word, flag)
-            elif kind is number:
-                word = builder.bitcast(builder.trunc(word, flag), number)
-            elif kind is pointer:
-                word = builder.inttoptr(word, pointer)
-            values.append(word)
-        builder.call(function, values)
-        return context.get_dummy_value()
+    form  of each argument: f a flag, i a size, s a float, p an address
+    """
 
-    return types.none(types.int64, types.CPointer(types.int64)), make
+    @intrinsic  # type: ignore[untyped-decorator]
+    def call(typing: Any, function: Any, a: Any) -> Any:
+        def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            size, flag = ir.IntType(64), ir.IntType(32)
+            kinds = [{"f": flag, "i": size, "s": ir.FloatType(), "p": cgutils.voidptr_t}[kind] for kind in form]
+            function = builder.inttoptr(args[0], ir.FunctionType(ir.VoidType(), kinds).as_pointer())
+            values = []
+            for i, kind in enumerate(form):
+                word = builder.load(builder.gep(args[1], [ir.Constant(size, i + 1)]))
+                if kind in "fs":
+                    word = builder.trunc(word, flag)
+                if kind == "s":
+                    word = builder.bitcast(word, ir.FloatType())
+                elif kind == "p":
+                    word = builder.inttoptr(word, cgutils.voidptr_t)
+                values.append(word)
+            builder.call(function, values)
+            return context.get_dummy_value()
+
+        return types.none(types.int64, types.CPointer(types.int64)), make
+
+    return call
+
+
+_gemm, _gemv = _blas(FORMS["gemm"]), _blas(FORMS["gemv"])
 
 
 def _changer(how: str) -> Any:
@@ -186,14 +196,23 @@ def multiply(a: Any) -> int:
 
 
 @kernel()  # type: ignore[untyped-decorator]
+def multiply_vector(a: Any) -> int:
+    """cblas_sgemv: its address, then its arguments."""
+    _gemv(a[0], a)
+    return 0
+
+
+@kernel()  # type: ignore[untyped-decorator]
 def add_rows(a: Any) -> int:
-    """out[j] = sum over i of x[i, j], f32: rows, columns, x, out."""
-    rows, columns, x, out = a[0], a[1], f32_at(a[2]), f32_at(a[3])
-    for j in range(columns):
-        out[j] = x[j]
-    for i in range(1, rows):
+    """out[b, j] = sum over i of x[b, i, j], f32: many, rows, columns, x, out."""
+    many, rows, columns = a[0], a[1], a[2]
+    for b in range(many):
+        x, out = f32_at(a[3] + 4 * b * rows * columns), f32_at(a[4] + 4 * b * columns)
         for j in range(columns):
-            out[j] += x[i * columns + j]
+            out[j] = x[j]
+        for i in range(1, rows):
+            for j in range(columns):
+                out[j] += x[i * columns + j]
     return 0
 
 
@@ -275,8 +294,22 @@ def _pairwise(address: int, n: int) -> Any:
 
 @kernel()  # type: ignore[untyped-decorator]
 def add_all(a: Any) -> int:
-    """out[0] = sum of x, f32: how many, 1, x, out."""
-    f32_at(a[3])[0] = _pairwise(a[2], a[0])
+    """out[b] = sum over i of x[b, i], f32: many, rows, 1, x, out."""
+    out = f32_at(a[4])
+    for b in range(a[0]):
+        out[b] = _pairwise(a[3] + 4 * b * a[1], a[1])
+    return 0
+
+
+@kernel()  # type: ignore[untyped-decorator]
+def softmax_rows(a: Any) -> int:
+    """softmax of each row of x, f32: rows, columns, x, out."""
+    rows, columns, x, out = a[0], a[1], f32_at(a[2]), f32_at(a[3])
+    for i in range(rows):
+        at = i * columns
+        total = _sum_exp(x, at, columns, _highest(x, at, columns), out)
+        for j in range(columns):
+            out[at + j] /= total
     return 0
 
 

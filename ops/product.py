@@ -26,7 +26,7 @@ from rainshed.ops.op import FACTORS, Cost, Op, Types, op
 from rainshed.ops.types import Shape, TensorType, Type, bfloat16, broadcast, fixed, sum_type
 
 PLAIN: Attrs = MappingProxyType({"turn_a": False, "turn_b": False, "summed": 0, "alpha": 1.0})
-FEW = 8  # matrices of a batch, one call of BLAS each
+FEW = 64  # matrices of a batch, one call of BLAS each
 DEEP = 256  # shared axes shorter than this are laid one after the other, and multiplied at once
 
 

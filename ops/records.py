@@ -17,21 +17,22 @@ from typing import Any, Final
 import numpy as np
 
 from rainshed.ops.bf16_cast import converter, is_short_cast
-from rainshed.ops.blas import Array, gemm
-from rainshed.ops.broadcast import sum_to
+from rainshed.ops.blas import Array, routine
+from rainshed.ops.broadcast import broadcast_to, sum_to
 from rainshed.ops.code_cache import Code, is_cached, kernel_code, text_of
 from rainshed.ops.cuda import merged
 from rainshed.ops.elementwise import ELEMENTWISE, astype, where
 from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
-from rainshed.ops.layout import concat_op
-from rainshed.ops.matmul import matmul
+from rainshed.ops.layout import concat_op, permute_dims
+from rainshed.ops.matmul import matmul, matrix_transpose
 from rainshed.ops.op import Op
-from rainshed.ops.product import FEW, matmul_call, product, product_call
+from rainshed.ops.product import matmul_call, product, product_call
 from rainshed.ops.reduce import sum as sum_
 from rainshed.ops.reshape import reshape
 from rainshed.ops.scalar import Line, expression, made, number_text
 from rainshed.ops.slice import slice_op, unslice, view_of
+from rainshed.ops.softmax import softmax
 from rainshed.ops.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_grad
 from rainshed.ops.types import DType, dtype_of, float32
 
@@ -57,8 +58,10 @@ class Record:
 
 
 Records = tuple[Record, ...]
-BY_STEPS: Final = frozenset({"product", "matmul", "slice", "unslice", "concat"})  # whose arrays may lie in steps
-SEPARATE: Final = frozenset({"concat", "sum_to"})  # none of their records needs another
+BY_STEPS: Final = frozenset(
+    {"product", "matmul", "slice", "unslice", "concat", "permute_dims", "matrix_transpose", "broadcast_to"}
+)  # whose arrays may lie in steps
+SEPARATE: Final = frozenset({"concat"})  # none of their records needs another
 MANY_ROWS: Final = 4096
 LOOP: Final = "loop"
 
@@ -86,7 +89,7 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
 
 
 MODULE: Final = "rainshed.ops.machine_code"
-SOURCES: Final = (MODULE, "rainshed.ops.lowering", "rainshed.ops.exponential")  # what kernels are built from
+SOURCES: Final = (MODULE, *(f"rainshed.ops.{name}" for name in ("lowering", "exponential", "blas")))  # what kernels are built from
 
 
 class _MachineCode:
@@ -240,6 +243,18 @@ def _reshape(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> 
     return copy_records(inputs[0].reshape(out.shape), out, compiling=compiling)
 
 
+def _permute(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    return copy_records(inputs[0].transpose(attrs["axes"]), out, compiling=compiling)
+
+
+def _transpose(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    return copy_records(np.swapaxes(inputs[0], -1, -2), out, compiling=compiling)
+
+
+def _broadcast(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    return copy_records(inputs[0], out, compiling=compiling)
+
+
 def _slice(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     return copy_records(view_of(inputs[0], attrs), out, compiling=compiling)
 
@@ -272,28 +287,31 @@ def _product(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> 
 
 
 def _by_blas(call: partial[Any], kept: tuple[Array, ...], compiling: bool) -> Records | None:
-    steps = call.args[0] if call.func is not _sgemm() and call.args and isinstance(call.args[0], tuple) else (call,)
-    return _all(*(_copied(s, compiling) if s.func is np.copyto else _multiplied(s, kept) for s in steps))
+    steps = call.args[0] if call.args and isinstance(call.args[0], tuple) else (call,)
+    return _all(*(_stepped(step, kept, compiling) for step in steps))
 
 
-def _sgemm() -> Any:
-    return gemm("s")
-
-
-def _copied(step: Any, compiling: bool) -> Records | None:
-    out, source = step.args
-    return copy_records(source, out, compiling=compiling)
+def _stepped(step: Any, kept: tuple[Array, ...], compiling: bool) -> Records | None:
+    """What is done before a product, or a part of it."""
+    if step.func is np.copyto:
+        out, source = step.args
+        return copy_records(source, out, compiling=compiling)
+    if step.func is np.concatenate:
+        return _concat(step.keywords, *step.args, step.keywords["out"], compiling)
+    return _multiplied(step, kept)
 
 
 def _multiplied(step: Any, kept: tuple[Array, ...]) -> Records | None:
     """One call of BLAS. Only with 64-bit sizes: they are read as they stand."""
-    function = _sgemm()
-    if function is None or step.func is not function or function.argtypes[3] is not ctypes.c_int64:
+    function = step.func
+    if function not in (routine("s", "gemm"), routine("s", "gemv")) or ctypes.c_int64 not in function.argtypes:
         return None
     numbers = [ctypes.cast(function, ctypes.c_void_p).value or 0]
     for value in step.args:
         numbers.append(value if isinstance(value, int) else int(np.float32(value).view(np.uint32)))
-    return (Record(machine_code().multiply, np.array(numbers, np.int64), kept),)
+    code = machine_code()
+    run = code.multiply if function is routine("s", "gemm") else code.multiply_vector
+    return (Record(run, np.array(numbers, np.int64), kept),)
 
 
 def _matmul(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
@@ -304,29 +322,34 @@ def _matmul(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> R
 def _sum_to(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     (x,) = inputs
     shape = (1,) * (x.ndim - out.ndim) + out.shape
-    summed = [i for i, (n, left) in enumerate(zip(x.shape, shape, strict=True)) if n != left]
-    if x.dtype != np.float32 or not summed or summed != list(range(summed[0], summed[-1] + 1)):
-        return None
-    many, columns = math.prod(x.shape[: summed[0]]), math.prod(x.shape[summed[-1] + 1 :])
-    if many > FEW:
-        return None
-    matrices, sums = x.reshape(many, -1, columns), out.reshape(many, columns)
-    return _all(*(_rows(matrices.shape[1], columns, matrices[i], sums[i]) for i in range(many)))
+    return _added([i for i, (n, left) in enumerate(zip(x.shape, shape, strict=True)) if n != left], x, out, compiling)
 
 
 def _sum(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     (x,) = inputs
-    lead = len(attrs["axis"])
-    if x.dtype != np.float32 or not lead or tuple(attrs["axis"]) != tuple(range(lead)):
+    return _added([i for i in attrs["axis"] if x.shape[i] > 1], x, out, compiling)
+
+
+def _added(axes: list[int], x: Array, out: Array, compiling: bool) -> Records | None:
+    """Sums over these axes, each longer than 1, where no others that are lie between them."""
+    if x.dtype != np.float32:
         return None
-    return _rows(x.size // out.size, out.size, x, out)
-
-
-def _rows(rows: int, columns: int, x: Array, out: Array) -> Records | None:
-    if rows > MANY_ROWS:  # NumPy adds long sums in pairs, which is more exact
+    if not axes:
+        return copy_records(x.reshape(out.shape), out, compiling=compiling)
+    first, end = axes[0], axes[-1] + 1
+    many, rows, columns = (math.prod(part) for part in (x.shape[:first], x.shape[first:end], x.shape[end:]))
+    if rows > MANY_ROWS or rows != math.prod(x.shape[i] for i in axes):  # NumPy adds long sums in pairs: more exact
         return None
     code = machine_code()
-    return (_record(code.add_all if columns == 1 else code.add_rows, (rows, columns), (x, out)),)
+    return (_record(code.add_all if columns == 1 else code.add_rows, (many, rows, columns), (x, out)),)
+
+
+def _softmax(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    (x,) = inputs
+    columns = x.shape[attrs["axis"]]
+    if x.dtype != np.float32 or math.prod(x.shape[attrs["axis"] :]) != columns:
+        return None
+    return (_record(machine_code().softmax_rows, (x.size // columns, columns), (x, out)),)
 
 
 def _record(kernel: Any, sizes: tuple[int, ...], arrays: tuple[Array, ...]) -> Record:
@@ -354,10 +377,14 @@ _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         matmul.name: _matmul,
         sum_to.name: _sum_to,
         reshape.name: _reshape,
+        permute_dims.name: _permute,
+        matrix_transpose.name: _transpose,
+        broadcast_to.name: _broadcast,
         slice_op.name: _slice,
         unslice.name: _unslice,
         concat_op.name: _concat,
         sum_.name: _sum,
+        softmax.name: _softmax,
         softmax_cross_entropy.name: _losses,
         softmax_cross_entropy_grad.name: _slopes,
     }

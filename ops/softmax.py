@@ -13,6 +13,8 @@ from rainshed.ops.access import Access, Axis, Reach
 from rainshed.ops.cuda import THREADS, Grid, Launch, Launches, cuda, kernel
 from rainshed.ops.elementwise import exp
 from rainshed.ops.errors import ShapeError
+from rainshed.ops.exponential import kernel as float32_kernel
+from rainshed.ops.exponential import row_sums
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import FLOATS, Cost, Op, Types, op
 from rainshed.ops.reduce import clean_axes
@@ -46,11 +48,24 @@ def shifted_rows(x: np.ndarray, axis: int) -> np.ndarray:
     return rows
 
 
+def _exp(x: np.ndarray, out: np.ndarray) -> None:
+    np.exp(x, out=out)
+
+
+_falling = float32_kernel("falling", _exp)
+
+
+def exponentials(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """exp of rows that are nowhere positive, and the sum of each; those of float32 have the bits that machine code gives them."""
+    found = np.empty_like(rows)
+    _falling(rows, found)
+    return found, row_sums(found) if found.dtype == np.float32 else found.sum(axis=-1)
+
+
 def _softmax_cpu(x: np.ndarray, out: np.ndarray, *, axis: int) -> None:
     with np.errstate(all="ignore"):
-        rows = shifted_rows(x, axis)
-        np.exp(rows, out=rows)
-        rows /= rows.sum(axis=-1, keepdims=True)
+        rows, total = exponentials(shifted_rows(x, axis))
+        rows /= total[..., None]
     np.moveaxis(out, axis, -1)[...] = rows
 
 

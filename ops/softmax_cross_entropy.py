@@ -11,13 +11,11 @@ from rainshed.ops.broadcast import unbroadcast
 from rainshed.ops.cuda import THREADS, Grid, Launch, Launches, cuda, kernel, merged, stretched
 from rainshed.ops.elementwise import softplus, square
 from rainshed.ops.errors import DataError, DTypeError, ShapeError
-from rainshed.ops.exponential import kernel as float32_kernel
-from rainshed.ops.exponential import row_sums
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import NUMBERS, Cost, Op, Types, as_nodes, op
 from rainshed.ops.reduce import sum as sum_
 from rainshed.ops.reshape import expand_dims
-from rainshed.ops.softmax import shifted_rows, softmax
+from rainshed.ops.softmax import exponentials, shifted_rows, softmax
 from rainshed.ops.types import DType, TensorType, fixed
 
 
@@ -48,25 +46,11 @@ def _spread(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.broadcast_to(rows, (*batch, rows.shape[-1])), np.broadcast_to(labels, (*batch, 1))
 
 
-def _exp(x: np.ndarray, out: np.ndarray) -> None:
-    np.exp(x, out=out)
-
-
-_falling = float32_kernel("falling", _exp)
-
-
-def _exponentials(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """exp of rows that are nowhere positive, and the sum of each; those of float32 have the bits that machine code gives them."""
-    found = np.empty_like(rows)
-    _falling(rows, found)
-    return found, row_sums(found) if found.dtype == np.float32 else found.sum(axis=-1)
-
-
 def _cpu(logits: np.ndarray, labels: np.ndarray, out: np.ndarray) -> None:
     labels = _checked(labels, logits.shape[-1])
     with np.errstate(all="ignore"):
         rows = shifted_rows(logits, -1)
-        total = np.log(_exponentials(rows)[1].astype(np.float64)).astype(rows.dtype)
+        total = np.log(exponentials(rows)[1].astype(np.float64)).astype(rows.dtype)
         wide, at = _spread(rows, labels)
         np.subtract(total, np.take_along_axis(wide, at, -1)[..., 0], out=out)
 
@@ -74,7 +58,7 @@ def _cpu(logits: np.ndarray, labels: np.ndarray, out: np.ndarray) -> None:
 def _grad_cpu(logits: np.ndarray, labels: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None:
     labels = _checked(labels, logits.shape[-1])
     with np.errstate(all="ignore"):
-        rows, total = _exponentials(shifted_rows(logits, -1))
+        rows, total = exponentials(shifted_rows(logits, -1))
         rows /= total[..., None]
         out[...] = rows
         at = np.broadcast_to(labels, (*out.shape[:-1], 1))

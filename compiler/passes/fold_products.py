@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST
+from rainshed.ops.gather import scatter_add
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.local2d import local2d_weight_grad, local2d_weight_step
 from rainshed.ops.matmul import matmul, matmul_nt, matmul_tn, matrix_transpose
 from rainshed.ops.product import product, product_of
+from rainshed.ops.scatter_step import scatter_step
 from rainshed.ops.source import variable_op
 from rainshed.ops.types import sum_type
 
 Pair = tuple[Node, Node]
 
+STEPS = {local2d_weight_grad: local2d_weight_step, scatter_add: scatter_step}  # gradients, and steps along them
 PRODUCTS = {matmul: (False, False), matmul_nt: (False, True), matmul_tn: (True, False)}  # which operands lie transposed
 
 
@@ -28,7 +31,7 @@ class Sum:
     alpha: float = 1.0
     c: Node | None = None
     inside: tuple[Node, ...] = ()
-    local: Node | None = None  # of a locally connected layer, the gradient of the weights: no product of two matrices
+    gradient: Node | None = None  # of weights, which is no product of two matrices: see STEPS
 
 
 def fold_products(graph: Graph, setting: Setting) -> Graph:
@@ -38,6 +41,7 @@ def fold_products(graph: Graph, setting: Setting) -> Graph:
         matmul(a, b) + matmul(d, e), sum_to(matmul(a, b))    one result, added to in place
         c + matmul(a, b), w - number * matmul(a, b)          the same, beginning with c
         w - number * local2d_weight_grad(x, dy)              a step of w, written over w: the gradient is never there whole
+        w - number * scatter_add(dy, indices)                the same: only the rows that were taken are read and written
 
     In      every node has a device
             sums of the forward part only where there is one machine: elsewhere a part may be computed while another is waited for
@@ -57,9 +61,10 @@ def fold_products(graph: Graph, setting: Setting) -> Graph:
         if found is None or (node.op is matmul and found.pairs == (node.inputs,)):  # a plain product stays one
             new[node] = node.with_inputs([new[i] for i in node.inputs])
             continue
-        if found.local is not None and found.c is not None:
+        if found.gradient is not None and found.c is not None:
             ((x, dy),) = found.pairs
-            step = local2d_weight_step(new[x], new[dy], new[found.c], alpha=found.alpha, **found.local.attrs)
+            attrs = {**found.gradient.attrs, "alpha": found.alpha}
+            step = STEPS[found.gradient.op].make((new[x], new[dy], new[found.c]), attrs)
             new[node] = step.alike(step.inputs, node.origin, node.device)
             continue
         attrs = {"turn_a": found.turns[0], "turn_b": found.turns[1], "summed": found.summed, "alpha": found.alpha}
@@ -116,7 +121,7 @@ class _Folder:
         """The sum that a value is, if this reader may take it in."""
         found = self.found.get(value)
         alone = len(self.readers[value]) == 1 and value not in self.roots and value.device == reader.device
-        if found is None or found.local is not None:
+        if found is None or found.gradient is not None:
             return None
         return found if alone and value.origin.pin == reader.origin.pin else None
 
@@ -159,7 +164,7 @@ class _Folder:
             others = [i for i in step.inputs if i not in factors]
             if len(factors) == len(others) == 1 and step.device == node.device:
                 number, value, inside = float(factors[0].attrs["value"].reshape(())), others[0], (step,)
-        if value.op is local2d_weight_grad:
+        if value.op is local2d_weight_grad or (value.op is scatter_add and not value.attrs["axis"]):
             return self._stepped(c, value, -number, (*inside, value), node)
         found = self._alone(value, inside[0] if inside else node)
         if found is None or found.c is not None or value.type != node.type:
@@ -167,13 +172,13 @@ class _Folder:
         return Sum(found.pairs, found.turns, found.summed, -number * found.alpha, c, (*found.inside, *inside, value))
 
     def _stepped(self, w: Node, gradient: Node, alpha: float, inside: tuple[Node, ...], node: Node) -> Sum | None:
-        """w + alpha * gradient of a locally connected layer, where nothing else reads the gradient"""
+        """w + alpha * gradient, where nothing else reads the gradient"""
         alone = len(self.readers[gradient]) == 1 and gradient not in self.roots and gradient.type == node.type
         same = gradient.device == node.device and gradient.origin.pin == node.origin.pin
-        if not (alone and same and w.op is variable_op):
+        if not (alone and same and w.op is variable_op and node.dtype.kind == "float"):
             return None
         x, dy = gradient.inputs
-        return Sum(((x, dy),), (False, False), alpha=alpha, c=w, inside=inside, local=gradient)
+        return Sum(((x, dy),), (False, False), alpha=alpha, c=w, inside=inside, gradient=gradient)
 
 
 def _of_one_type(node: Node) -> bool:

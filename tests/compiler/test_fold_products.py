@@ -171,3 +171,22 @@ def test_a_gradient_that_is_asked_for_stays():
     plan = compile(Graph({"dw": dw}, {"w": w - dw * 0.5}), cluster(1))
     names = [i.op for i in plan.programs[0].instructions if isinstance(i, Run)]
     assert "local2d_weight_grad" in names and "local2d_weight_step" not in names
+
+
+def test_the_gradient_of_an_embedding_is_never_there_as_a_whole():
+    ids, t = input("ids", (4, 3), "int64"), input("t", (4, 3, 5))
+    table = variable("table", (50, 5), init=Init("normal", (0.0, 0.3)))
+    gap = CATALOGUE["take"](table, ids, axis=0) - t
+    graph = Graph({"loss": CATALOGUE["sum"](gap * gap)}, loss="loss", rule=SGD(0.05).rule())
+    plan, plain = compile(graph, cluster(1)), compile(graph, cluster(1), fuse=False)
+    (step,) = [i for i in plan.programs[0].instructions if isinstance(i, Run) and i.op == "scatter_step"]
+    assert step.inputs[2] == step.outputs[0]
+    random = np.random.default_rng(3)
+    feeds = {"ids": random.integers(0, 9, (4, 3)), "t": random.random((4, 3, 5), np.float32)}
+    found = []
+    for one in (plan, plain):
+        with LocalCluster(one, ops=CATALOGUE) as local:
+            local.init(0)
+            found.append([local.run(feeds)["loss"] for _ in range(3)] + list(local.variables().values()))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -33,6 +33,7 @@ CASES: dict[str, Case] = {
     "max_pool2d_grad": lambda n, c: ([f32(n, 7, 5, c), f32(n, 3, 2, c)], {**POOL, "low": (1, 0)}),
     "sum_pool2d": lambda n, c: ([f32(n, 7, 5, c)], {**POOL, "padding": PADDING}),
     "sum_pool2d_grad": lambda n, c: ([f32(n, 3, 2, c)], {**POOL, "image": (7, 5), "low": (1, 0)}),
+    "scatter_step": lambda n, c: ([f32(n, 7, c), i64(n, 7, low=0, high=5), f32(5, c)], {"size": 5, "alpha": 2.0}),
     "scatter_add": lambda n, c: ([f32(n, 7, c), i64(n, 7, low=0, high=5)], {"size": 5}),
 }
 # Bits that depend on nothing, or on no number: tests/ops/test_random.py, tests/ops/test_bfloat16.py.

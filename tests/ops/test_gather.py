@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from laws import boolean, check_op, f32, f64, i32, i64
+from laws import boolean, check_op, check_tiles_split, f32, f64, i32, i64
 
 from rainshed.ops.access import boxes
 from rainshed.ops.errors import DataError, DTypeError, RainshedError
@@ -10,7 +10,9 @@ from rainshed.ops.evaluate import evaluate, evaluate_nodes
 from rainshed.ops.gather import embedding, one_hot, scatter_add, scatter_add_along_axis, take, take_along_axis
 from rainshed.ops.gradient import gradients
 from rainshed.ops.ir import Graph
+from rainshed.ops.native import native_calls
 from rainshed.ops.reduce import sum as sum_
+from rainshed.ops.scatter_step import scatter_step
 from rainshed.ops.source import input
 from rainshed.ops.types import Batch
 
@@ -163,3 +165,29 @@ def test_errors(build, text):
 def test_bools_cannot_be_added_up():
     with pytest.raises(DTypeError):
         scatter_add(input("b", (3, 4), "bool"), IDS, size=3)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4), (0,)])
+@pytest.mark.parametrize("dtype", [f32, f64])
+def test_a_step_of_the_rows_that_were_taken(shape, dtype):
+    def stepped(values, indices, w):
+        found = w.copy()
+        np.add.at(found, indices.reshape(-1), -0.25 * values.reshape(-1, 3))
+        return found
+
+    operands = dtype(*shape, 3), i64(*shape, low=0, high=5), dtype(5, 3)
+    check_op(scatter_step, *operands, size=5, alpha=-0.25, reference=stepped, gradient=False)
+    check_tiles_split(scatter_step, *operands, size=5, alpha=0.5)
+
+
+def test_a_step_over_the_table_itself_in_pieces():
+    values, indices, w = f32(40, 6), i64(40, low=0, high=9), f32(9, 6)
+    attrs = {"axis": 0, "size": 9, "base": 0, "whole": None, "alpha": -2.0}
+    want, own = np.empty_like(w), w.copy()
+    scatter_step.cpu(values, indices, w, want, **attrs)
+    for pieces in (1, 3):
+        for target in (own.copy(), np.full_like(w, np.nan)):
+            source = w if np.isnan(target).any() else target
+            for call in native_calls(scatter_step, (values, indices, source, target), attrs, pieces):
+                call()
+            np.testing.assert_array_equal(target, want)

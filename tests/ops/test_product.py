@@ -41,7 +41,9 @@ def check(inputs, attrs, tolerance):
 @pytest.mark.parametrize("turn_a", (False, True))
 @pytest.mark.parametrize("turn_b", (False, True))
 @pytest.mark.parametrize("pairs", (1, 2, 5))
-@pytest.mark.parametrize("m, k, n", ((3, 4, 5), (1, 1, 1), (17, 1, 9), (2, 0, 3), (0, 2, 3), (1, 7, 1)))
+@pytest.mark.parametrize(
+    "m, k, n", ((3, 4, 5), (1, 1, 1), (17, 1, 9), (2, 0, 3), (0, 2, 3), (1, 7, 1), (1, 7, 5), (6, 7, 1))
+)
 def test_a_sum_of_products(turn_a, turn_b, pairs, m, k, n):
     attrs = {**PLAIN, "turn_a": turn_a, "turn_b": turn_b, "alpha": -0.5}
     inputs = operands((m, k), (k, n), pairs, attrs, f64)
@@ -73,7 +75,7 @@ def test_parts_of_larger_matrices_and_any_other_steps():
 
 
 def test_without_openblas_numpy_does_it(monkeypatch):
-    monkeypatch.setattr(blas, "gemm", lambda letter: None)
+    monkeypatch.setattr(blas, "routine", lambda letter, name: None)
     attrs = {**PLAIN, "turn_a": True, "alpha": -0.25}
     check([*operands((4, 3), (3, 5), 3, attrs, f32), f32(4, 5)], attrs, 1e-5)
 
