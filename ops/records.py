@@ -297,7 +297,8 @@ def _stepped(step: Any, kept: tuple[Array, ...], compiling: bool) -> Records | N
         out, source = step.args
         return copy_records(source, out, compiling=compiling)
     if step.func is np.concatenate:
-        return _concat(step.keywords, *step.args, step.keywords["out"], compiling)
+        (parts,) = step.args
+        return _concat(step.keywords, parts, step.keywords["out"], compiling)
     return _multiplied(step, kept)
 
 

@@ -26,6 +26,7 @@ from rainshed.compiler.setting import Setting
 from rainshed.ops import CATALOGUE
 from rainshed.ops.evaluate import empty, evaluate, evaluate_nodes, run_kernel
 from rainshed.ops.ir import Graph, Node, walk
+from rainshed.ops.source import input, variable
 from rainshed.ops.text import graph_text
 from rainshed.ops.types import fixed
 from rainshed.runtime.cluster.local import LocalCluster
@@ -202,6 +203,10 @@ def check_pins(sample: Sample, placed: Graph) -> None:
             assert node.device is not None and node.device.machine == node.origin.pin, f"seed {sample.seed}: {node!r}"
 
 
+def leaf(name: str, *shape: int) -> Node:
+    return input(name, shape)
+
+
 def test_the_graphs_reach_every_op() -> None:
     """Counts graphs, not nodes; a new op of the catalogue fails here until random_ops.py says how to make it."""
     missing = CATALOGUE.keys() - OPS.keys() - MADE_BY_COMPILER
@@ -215,6 +220,12 @@ def test_the_graphs_reach_every_op() -> None:
         sample = random_graph(seed)
         placed = show(sample.graph, Cluster.local(machines), PASSES[-1].__name__)
         reached.update({n.op.name for n in placed.nodes() if n.op.name in MADE_BY_COMPILER})
+    for name, gradient in (
+        ("local", CATALOGUE["local2d_weight_grad"](leaf("x", 2, 4, 4, 3), leaf("dy", 2, 3, 3, 5), kernel=(2, 2))),
+        ("table", CATALOGUE["scatter_add"](leaf("dy", 4, 5), input("ids", (4,), "int64"), size=9)),
+    ):
+        moved = Graph({}, {name: variable(name, gradient.shape) - gradient * 0.5})
+        reached.update({n.op.name for n in show(moved, Cluster.local(1), PASSES[-1].__name__).nodes()})
     print(f"graphs with each op, of seeds 0 to {COUNTED - 1}:", dict(reached.most_common()))
     assert not CATALOGUE.keys() - reached.keys()
 
