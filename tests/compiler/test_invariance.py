@@ -215,10 +215,9 @@ def test_the_graphs_reach_every_op() -> None:
     for seed in range(COUNTED):
         sample = random_graph(seed)
         reached.update({n.op.name for n in differentiate(sample.graph, Setting(cluster=Cluster.local(1))).nodes()})
-    # 44 trains through products, 820 the weights of a locally connected layer, 3771 those that an index takes rows of
-    for seed, machines in (*((seed, 5) for seed in (*range(20), 44, 820)), (3771, 1)):
+    for seed in (*range(20), 44):  # 44 trains through products
         sample = random_graph(seed)
-        placed = show(sample.graph, Cluster.local(machines), PASSES[-1].__name__)
+        placed = show(sample.graph, Cluster.local(5), PASSES[-1].__name__)
         reached.update({n.op.name for n in placed.nodes() if n.op.name in MADE_BY_COMPILER})
     for name, gradient in (
         ("local", CATALOGUE["local2d_weight_grad"](leaf("x", 2, 4, 4, 3), leaf("dy", 2, 3, 3, 5), kernel=(2, 2))),
