@@ -79,6 +79,14 @@ def test_a_coordinator_that_stood_still_holds_nobody_silent(job):
     assert answer.get(Nothing)[0] == Nothing() and coordinator.error is None
 
 
+@pytest.mark.process
+def test_workers_that_have_not_joined_are_ended_without_a_word(capfd):
+    """As by Ctrl-C while they start: they do not come to a coordinator that has gone, and complain."""
+    with pytest.raises(StallError, match="for 3 workers; 0 have joined"):
+        Job(3, JobOptions(timeouts=Timeouts().scaled(1e-3)))
+    assert not capfd.readouterr().err
+
+
 def test_whoever_waits_is_told_when_the_job_is_closed(job):
     answer = job.coordinator.order(job.agents[0], "stand still", Nothing(), timeout_s=600.0)
     closing = threading.Thread(target=job.close)
