@@ -180,8 +180,10 @@ def _flow(transfer: Transfer) -> tuple[str, str]:
 def _names(program: Program) -> Iterable[str]:
     """All that a program has a name for."""
     scopes = (i.scope for i in program.instructions if isinstance(i, Run))
-    kept = (x.name for x in (*program.feeds, *program.variables, *program.outputs))
-    return filter(None, (*kept, *scopes, *(v.of for v in program.values)))
+    values = (v.of for v in program.values)
+    feeds, variables = (f.name for f in program.feeds), (v.name for v in program.variables)
+    outputs = (o.name for o in program.outputs)
+    return filter(None, (*feeds, *variables, *outputs, *scopes, *values))
 
 
 def _pieces(plan: Plan, name: str) -> dict[str, tuple[Piece, ...]]:

@@ -39,7 +39,8 @@ class _Plain:
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        for name in type(self).__slots__:
+        names: Iterable[str] = type(self).__slots__
+        for name in names:
             value = getattr(self, name)
             if isinstance(value, np.generic):
                 object.__setattr__(self, name, value.item())

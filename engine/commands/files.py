@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from rainshed.compiler.plan import Plan
 from rainshed.engine.commands.common import load_module
@@ -51,7 +52,7 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
     """The arrays of an .npz file by name. Raises DataError."""
     try:
         stored = np.load(path, allow_pickle=False)
-        if not isinstance(stored, Mapping):
+        if not isinstance(stored, NpzFile):
             raise DataError(f"{path} is not an .npz file", hint="np.savez(path, x=..., label=...)")
         with stored:
             return {name: stored[name] for name in stored}
