@@ -112,9 +112,11 @@ def _candidates(search: Search, node: Node) -> tuple[Candidate, ...]:
 
 def _layout_text(search: Search, node: Node, one: Option, names: tuple[str, ...]) -> str:
     axes, layout = search.facts[node].access.axes, one.layout
+    grid = layout.grid if layout.cut is None else [len(set(intervals)) for intervals in zip(*layout.cut, strict=True)]
+    uneven = "" if layout.cut is None else " uneven parts"
     cuts = [
-        f"{axis.name} in {parts}" + (" (partial sums)" if axis.role == "sum" else "")
-        for axis, parts in zip(axes, layout.grid, strict=True)
+        f"{axis.name} in {parts}{uneven}" + (" (partial sums)" if axis.role == "sum" else "")
+        for axis, parts in zip(axes, grid, strict=True)
         if parts > 1
     ]
     homes = [names[m] for m in dict.fromkeys(layout.homes)]
@@ -124,7 +126,8 @@ def _layout_text(search: Search, node: Node, one: Option, names: tuple[str, ...]
 
 # -- of a plan --------------------------------------------------------------------------------------------------------
 def explain(plan: Plan, name: str = "", *, threshold: int | None = None) -> Explanation:
-    """What decided about a value ("dense/matmul"), a variable ("dense/w") or a layer ("dense"), and what crosses because of it.
+    """What decided about a value ("dense/matmul"), a variable ("dense/w"), an input ("x"), an output ("loss", "grad/dense/w") or
+    a layer ("dense"), and what crosses because of it.
 
     threshold  the transfers of a value for one reason are listed if they move as many bytes together; None: a hundredth of
                all bytes of the plan
@@ -132,7 +135,7 @@ def explain(plan: Plan, name: str = "", *, threshold: int | None = None) -> Expl
     """
     values = _pieces(plan, name)
     if name and not values:
-        known = sorted({x for p in plan.programs for x in (*(v.of for v in p.values), *_scopes(p)) if x})
+        known = sorted({x for p in plan.programs for x in _names(p)})
         near = [x for x in known if name.lower() in x.lower()] or known
         raise UsageError(f"the plan has no value, variable or layer {name!r}", known=", ".join(near[:20]))
     readers = _readers(plan)
@@ -174,22 +177,29 @@ def _flow(transfer: Transfer) -> tuple[str, str]:
     return over_steps(transfer.of.partition("[")[0]), transfer.reason
 
 
-def _scopes(program: Program) -> Iterable[str]:
-    return (i.scope for i in program.instructions if isinstance(i, Run))
+def _names(program: Program) -> Iterable[str]:
+    """All that a program has a name for."""
+    scopes = (i.scope for i in program.instructions if isinstance(i, Run))
+    values = (v.of for v in program.values)
+    feeds, variables = (f.name for f in program.feeds), (v.name for v in program.variables)
+    outputs = (o.name for o in program.outputs)
+    return filter(None, (*feeds, *variables, *outputs, *scopes, *values))
 
 
 def _pieces(plan: Plan, name: str) -> dict[str, tuple[Piece, ...]]:
     """The values meant by a name, and where each lies; those that only carry parts of others (slices, blocks) come with them."""
     found: dict[str, list[Piece]] = {}
+    asked = {name, *(p.values[o.value].of or name for p in plan.programs for o in p.outputs if o.name == name)}
     for program in plan.programs:
-        for variable in program.variables:
-            if name in ("", variable.name):
-                found.setdefault(variable.name, []).append(Piece(program.machine, "variable", variable.box, 0.0))
+        for kind, sources in (("input", program.feeds), ("variable", program.variables)):
+            for source in sources:
+                if not name or source.name in asked:
+                    found.setdefault(source.name, []).append(Piece(program.machine, kind, source.box, 0.0))
         for run in program.instructions:
             if isinstance(run, Run):
                 for number in run.outputs:
                     value = program.values[number]
-                    if name in ("", value.of) or (name == run.scope and run.op not in CARRIERS):
+                    if not name or value.of in asked or (name == run.scope and run.op not in CARRIERS):
                         found.setdefault(value.of, []).append(Piece(program.machine, run.op, value.box, run.seconds))
     return {value: tuple(pieces) for value, pieces in found.items()}
 

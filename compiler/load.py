@@ -56,8 +56,8 @@ def load_plan(path: str | Path, ops: Mapping[str, Op]) -> Plan:
         if Path(path).stat().st_size > MAX_FILE_BYTES:
             raise PlanError(f"the plan {path} is larger than {MAX_FILE_BYTES} bytes")
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise PlanError(f"cannot read the plan {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a path that no file can have is a ValueError
+        raise PlanError(f"cannot read the plan {path}: {getattr(error, 'strerror', error)}") from None
     return plan_from_json(data, ops)
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from rainshed.compiler import this_computer
 from rainshed.ops.errors import ClusterError
 from rainshed.ops.ir import Device
 from rainshed.ops.op import Work
+from rainshed.ops.types import number_of, whole_of
 
 # A modest core of today; `rainshed doctor --calibrate` replaces these by what it measures.
 FLOPS_PER_CORE = 40e9
@@ -30,8 +33,21 @@ MOST_MEMORY = 2**62
 WORKS: tuple[str, ...] = tuple(w for w in get_args(Work) if w != "other")
 
 
+class _Plain:
+    """A record whose numbers are Python's, also where NumPy's were given: they go into plans."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        names: Iterable[str] = type(self).__slots__
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
+class Unit(_Plain):
     """A processor of a machine that has its own memory: a GPU. Its name is "cuda" and the number of the CUDA device."""
 
     name: str  # "cuda0"
@@ -43,7 +59,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class Rate(_Plain):
     """How fast a machine's kernels of one kind are: `work` is a kind of work, or the name of one op, which then comes first.
 
     A call takes overhead_s + flops / flops_per_s + bytes of memory traffic / bytes_per_s, of all cores together.
@@ -56,7 +72,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Machine(_Plain):
     """One machine. `cores` may be less than one: several test hosts can share a processor.
 
     host     machines of one host share its cores: those of all of them together. "": a host of its own
@@ -97,7 +113,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Link(_Plain):
     """One direction of the way between two machines. With 0 bytes_per_s there is none: these two cannot exchange anything."""
 
     bytes_per_s: float = 1e9
@@ -138,7 +154,7 @@ class Cluster:
             (machines, "a cluster has at least one machine"),
             (replicas, "there is at least one replica"),
         ):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            if (whole_of(count) or 0) < 1:
                 raise ClusterError(f"{what}; found {count!r}")
         sharing = machines * replicas
         share = this_computer.usable_cores() / sharing if cores is None else cores
@@ -342,11 +358,12 @@ def _not_negative(value: Any, what: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number_of(value) is not None
 
 
 def _memory(value: Any, what: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST_MEMORY:
+    nbytes = whole_of(value)
+    if nbytes is None or not 0 < nbytes <= MOST_MEMORY:
         raise ClusterError(f"{what} must be a whole number above zero; found {value!r}", allowed=f"up to {MOST_MEMORY}")
 
 

@@ -38,7 +38,7 @@ from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import memory_of, simulate, unit_memory_of
 from rainshed.ops.errors import CompileError, ContractError, UsageError
 from rainshed.ops.ir import Graph
-from rainshed.ops.types import Batch, TensorType
+from rainshed.ops.types import Batch, TensorType, whole_of
 
 Pass = Callable[[Graph, Setting], Graph]
 
@@ -94,7 +94,7 @@ def compile(
               UsageError for a strategy, a precision, or a name in `place`, that does not exist
     """
     graph = _checked(graph, cluster, place)
-    setting = Setting(cluster=cluster, seed=seed, fuse=fuse, precision=_known_precision(precision))
+    setting = Setting(cluster=cluster, seed=_known_seed(seed), fuse=fuse, precision=_known_precision(precision))
     if strategy != "auto" and strategy not in NAMES:
         raise UsageError(f"there is no strategy {strategy!r}", known=", ".join(["auto", *NAMES]))
     graph = run_passes(graph, setting, SHARED)
@@ -105,17 +105,30 @@ def compile(
     except CompileError as error:
         smaller = _with_less_memory(graph, setting, strategy) if rematerialize else None
         if smaller is None:
-            raise error
+            raise _exhausted(error) if rematerialize else error
         plan = smaller
     return (
         plan if precision == FLOAT32 else structs.replace(plan, notes={**plan.notes, "precision": lowered_text(graph)})
     )
 
 
+def _exhausted(error: CompileError) -> CompileError:
+    """The error without the advice to do what was tried."""
+    tried = {"hint": "a smaller batch; computing activations again instead of keeping them was tried"}
+    return type(error)(error.message, **{**error.detail, **(tried if "hint" in error.detail else {})})
+
+
 def _known_precision(precision: str) -> str:
     if precision not in PRECISIONS:
         raise UsageError(f"there is no precision {precision!r}", known=", ".join(PRECISIONS))
     return precision
+
+
+def _known_seed(seed: int) -> int:
+    number = whole_of(seed)
+    if number is None:
+        raise UsageError(f"a seed is a whole number; found {seed!r}")
+    return number
 
 
 def _with_less_memory(graph: Graph, setting: Setting, strategy: str) -> Plan | None:

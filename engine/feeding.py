@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -30,8 +31,9 @@ class Feeder:
         self._thread.start()
 
     def stop(self) -> None:
+        """No more batches. A stream that gives nothing and does not end keeps the thread, not the caller."""
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(self._replica.job.timeouts.rpc_s)
 
     def _run(self) -> None:
         coordinator = self._replica.job.coordinator
@@ -43,7 +45,9 @@ class Feeder:
                         answer.get(Nothing)
                 if self._stopped.is_set():
                     return
-                batch = next(self._batches, None)
+                batch = self._next(step)
+                if self._stopped.is_set():
+                    return
                 if batch is None:
                     raise DataError(
                         f"the data ended before step {step}", hint="fewer steps, or a stream that begins anew"
@@ -52,6 +56,17 @@ class Feeder:
         except RainshedError as error:
             if not self._stopped.is_set():
                 coordinator.fail(error)
+
+    def _next(self, step: int) -> Mapping[str, np.ndarray] | None:
+        """The stream's next batch; None at its end. Raises DataError for whatever the user's lines raise."""
+        try:
+            return next(self._batches, None)
+        except RainshedError:
+            raise
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"the stream failed before step {step}: {type(error).__name__}: {error}"
+            raise DataError(what, raised_at=f"{last.filename}:{last.lineno}") from error
 
     def _send(self, step: int, batch: Mapping[str, np.ndarray]) -> list[Answer]:
         answers = []

@@ -17,6 +17,7 @@ from rainshed.ops.errors import GraphError, RainshedError
 from rainshed.ops.init import Init
 from rainshed.ops.ir import current_origin
 from rainshed.ops.op import located
+from rainshed.ops.types import number_of
 
 Initialiser = Callable[[int, int], Init]  # (fan_in, fan_out) -> how the variable starts
 
@@ -153,6 +154,7 @@ def _positive(name: str, fan: int) -> int:
 
 
 def _number(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = number_of(value)
+    if number is None:
         raise GraphError(f"init.{name}: takes finite numbers; found {value!r}")
-    return float(value)
+    return number

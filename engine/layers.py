@@ -32,7 +32,7 @@ from rainshed.ops.pool2d import avg_pool2d as avg_pool2d_op
 from rainshed.ops.pool2d import max_pool2d as max_pool2d_op
 from rainshed.ops.random import dropout as dropout_op
 from rainshed.ops.reshape import reshape
-from rainshed.ops.types import DType, shape_text
+from rainshed.ops.types import DType, number_of, shape_text
 from rainshed.ops.window import clean_padding, clean_pair, image_size, lows, two_windows
 
 __all__ = [
@@ -193,7 +193,8 @@ def batch_norm(
               means, for `rs.graph(..., updates=...)`. False: by the running means; no updates
     momentum  how much of a running mean is kept at each step
     """
-    if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+    share = number_of(momentum)
+    if share is None or not 0 <= share < 1:
         what = f"batch_norm: momentum is at least 0 and below 1; found {momentum!r}"
         raise GraphError(what, built_at=current_origin())
     with layer("batch_norm", x, name):
@@ -205,7 +206,7 @@ def batch_norm(
             return normalize_batch(x, scale, shift, statistics=(mean, var), eps=eps), {}
         now = batch_statistics(x)
         pairs = ((mean, now.mean), (var, now.var))
-        updates = {old.name: old * momentum + new * (1 - momentum) for old, new in pairs}
+        updates = {old.name: old * share + new * (1 - share) for old, new in pairs}
         return normalize_batch(x, scale, shift, statistics=now, eps=eps), updates
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.passes.lower_precision import FLOAT32
 from rainshed.engine.optimizers import Optimizer
 from rainshed.ops.errors import UsageError
+from rainshed.ops.types import whole_of
 from rainshed.ops.update import UpdateRule
 from rainshed.runtime.cluster.job import Backend
 from rainshed.runtime.deadlines import Timeouts
@@ -22,8 +24,8 @@ from rainshed.runtime.deadlines import Timeouts
 class Single:
     """One replica; its plan moves its variables by itself. The graph must hold its optimizer, or one is given."""
 
-    replicas: int = 1
-    servers: int = 0
+    replicas: ClassVar[int] = 1
+    servers: ClassVar[int] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,9 @@ class Downpour:
 
     def __post_init__(self) -> None:
         for name, least in (("replicas", 1), ("servers", 1), ("n_push", 1), ("n_fetch", 1), ("warm_start", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"Downpour: {name} is a whole number, {least} or more; found {value!r}")
+            _set_whole(self, name, least)
+        if self.max_staleness is not None:
+            _set_whole(self, "max_staleness", 0)
 
 
 Method = Single | Downpour
@@ -87,6 +89,30 @@ class TrainingOptions:
     listen: str = "tcp://127.0.0.1:0"
     token: bytes | None = field(default=None, repr=False)
     on_wait: Callable[[str, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, Single | Downpour):
+            raise UsageError(f"method is rs.Single() or rs.Downpour(...); found {self.method!r}")
+        if not isinstance(self.optimizer, Optimizer | UpdateRule | None):
+            raise UsageError(f"an optimizer is one such as rs.Adagrad(0.02); found {self.optimizer!r}")
+        if not isinstance(self.timeouts, Timeouts):
+            raise UsageError(f"timeouts are rs.TrainingOptions().timeouts, scaled; found {self.timeouts!r}")
+        if not isinstance(self.checkpoint, str | Path | None):
+            raise UsageError(f"checkpoint is a folder; found {self.checkpoint!r}")
+        _set_whole(self, "batch", 1)
+        _set_whole(self, "seed")
+        if self.checkpoint_every is not None:
+            _set_whole(self, "checkpoint_every", 1)
+
+
+def _set_whole(options: Any, name: str, least: int | None = None) -> None:
+    """Make a field of a frozen record the whole number that it means. Raises UsageError."""
+    given = getattr(options, name)
+    value = whole_of(given)
+    if value is None or (least is not None and value < least):
+        bound = "" if least is None else f", {least} or more"
+        raise UsageError(f"{type(options).__name__}: {name} is a whole number{bound}; found {given!r}")
+    object.__setattr__(options, name, value)
 
 
 @dataclass(frozen=True, slots=True)

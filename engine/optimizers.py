@@ -15,6 +15,7 @@ from typing import ClassVar
 from rainshed.ops.elementwise import astype, expm1, maximum, minimum, sqrt, square
 from rainshed.ops.errors import GraphError
 from rainshed.ops.ir import Node
+from rainshed.ops.types import number_of
 from rainshed.ops.update import UpdateRule
 
 __all__ = ["SGD", "Adagrad", "Adam", "Momentum", "Optimizer", "RMSProp"]
@@ -43,11 +44,13 @@ class Optimizer(ABC):
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            value = getattr(self, one.name)
-            if isinstance(one.default, bool) or (value is None and one.name == "clip"):
+            given = getattr(self, one.name)
+            if isinstance(one.default, bool) or (given is None and one.name == "clip"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise GraphError(f"{self.name}: {one.name} must be a finite number; found {value!r}")
+            value = number_of(given)
+            if value is None:
+                raise GraphError(f"{self.name}: {one.name} must be a finite number; found {given!r}")
+            object.__setattr__(self, one.name, value)
             if one.name in self.below_one and not 0 <= value < 1:
                 raise GraphError(f"{self.name}: {one.name} must be at least 0 and below 1; found {value}")
             if value < 0 or (value == 0 and one.name not in (*self.may_be_zero, *self.below_one)):

@@ -7,6 +7,7 @@ from typing import Any
 
 from rainshed.ops.errors import GraphError, ShapeError
 from rainshed.ops.ir import Node, current_origin, scope, walk
+from rainshed.ops.types import whole_of
 
 __all__ = ["known_size", "layer", "positive"]
 
@@ -44,6 +45,7 @@ def known_size(kind: str, x: Node, axis: int) -> int:
 
 def positive(kind: str, what: str, value: Any) -> int:
     """A count, checked. Raises GraphError unless it is a whole number from 1 up."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    count = whole_of(value)
+    if count is None or count < 1:
         raise GraphError(f"{kind}: {what} is a whole number from 1 up; found {value!r}", built_at=current_origin())
-    return value
+    return count

@@ -6,8 +6,11 @@ with rs.Session(graph.bind(batch=32), rs.Cluster.local(4)) as session:
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -27,7 +30,7 @@ from rainshed.ops import CATALOGUE
 from rainshed.ops.errors import DataError, RainshedError, UsageError
 from rainshed.ops.ir import Graph
 from rainshed.ops.op import Op
-from rainshed.ops.types import dtype_of
+from rainshed.ops.types import dtype_of, whole_of
 from rainshed.runtime.cluster.deployed import Deployed
 from rainshed.runtime.cluster.here import Here
 from rainshed.runtime.cluster.job import Job, JobOptions
@@ -43,6 +46,9 @@ class Session:
     """A graph or plan on its machines, ready to run. Use it as a context manager, or close it: then nothing is left.
 
     what      a graph, which is compiled for `cluster` (one machine if not given), or a plan
+    Threads may share one: its steps are made one after another. A process that was forked cannot use it, and closing it there does
+    nothing: it belongs to who made it.
+
     backend   "processes": one for each machine, on this computer; "threads": in this process, with the same messages between
               them; "here": one machine, in this process; "auto": "here" for one machine, else "processes"
     seed      of the variables' first values and of the compiler; None: the plan's, or 0
@@ -68,10 +74,15 @@ class Session:
     ) -> None:
         if backend not in BACKENDS:
             raise UsageError(f"a session has no back end {backend!r}", known=", ".join(BACKENDS))
-        asked = {"seed": seed or 0, "strategy": strategy, "place": place or {}}
+        first = None if seed is None else whole_of(seed)
+        if seed is not None and first is None:
+            raise UsageError(f"a seed is a whole number; found {seed!r}")
+        asked = {"seed": first or 0, "strategy": strategy, "place": place or {}}
         asked |= {"rematerialize": rematerialize, "precision": precision}
         self.plan = _planned(what, cluster, asked)
-        self._traced = trace
+        self._traced = bool(trace)
+        self._lock = threading.RLock()  # of all that asks the machines for something
+        self._pid, self._closed = os.getpid(), False
         self.step = 0  # the number of the next step
         self._seconds = 0.0
         self._steps = 0
@@ -82,7 +93,7 @@ class Session:
         self._here: Here | None = None
         try:
             self._deployment = self._deployed(backend, known)
-            self._deployment.init(self.plan.seed if seed is None else seed)
+            self._deployment.init(self.plan.seed if first is None else first)
         except BaseException as error:
             self.close()
             raise self._explained(error) from None
@@ -102,18 +113,35 @@ class Session:
         feeds   name of an input -> its value; lists and numbers take the input's element type, arrays must have it.
         Raises  DataError for feeds that do not fit, and nothing has run; else what went wrong on a machine
         """
-        arrays = self._arrays(feeds or {})
-        started = time.perf_counter()
-        try:
-            outputs = self._deployment.run(self.step, arrays)
-        except RainshedError as error:
-            raise self._explained(error) from None
-        self._seconds += time.perf_counter() - started
-        self._steps += 1
-        self.step += 1
+        arrays = self._arrays({} if feeds is None else feeds)
+        with self._at_work() as deployment:
+            started = time.perf_counter()
+            try:
+                outputs = deployment.run(self.step, arrays)
+            except RainshedError as error:
+                raise self._explained(error) from None
+            self._seconds += time.perf_counter() - started
+            self._steps += 1
+            self.step += 1
         return outputs
 
+    @contextmanager
+    def _at_work(self) -> Iterator[Deployed]:
+        """The machines, for one caller at a time. Raises UsageError where nobody can ask them any more."""
+        if os.getpid() != self._pid:
+            hint = "make a session there, or start the process with multiprocessing's spawn and make one in it"
+            raise UsageError(f"this session belongs to process {self._pid}, of which this one was forked", hint=hint)
+        with self._lock:
+            if self._closed:
+                raise UsageError("the session is closed")
+            yield self._deployment
+
     def _arrays(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        if not isinstance(feeds, Mapping):
+            raise DataError(
+                f"feeds map names of inputs to values; found {type(feeds).__name__}",
+                inputs=", ".join(self._types) or "none",
+            )
         types, arrays = self._types, {}
         for name, value in feeds.items():
             typed = isinstance(value, np.ndarray | np.generic) or name not in types
@@ -126,22 +154,26 @@ class Session:
     # -- variables ----------------------------------------------------------------------------------------------------
     def variables(self) -> dict[str, Array]:
         """Every variable, whole: only for models that fit here."""
-        return self._deployment.variables()
+        with self._at_work() as deployment:
+            return deployment.variables()
 
     def set_variables(self, values: Mapping[str, Any]) -> None:
         """Set variables by name, each whole. Raises DataError before anything is set."""
-        self._deployment.set_variables(values)
+        with self._at_work() as deployment:
+            deployment.set_variables(values)
 
     def save(self, directory: str | Path) -> Path:
         """Write a checkpoint into the folder; its path. Raises CheckpointError."""
-        return save_variables(self._deployment, directory, self.step)
+        with self._at_work() as deployment:
+            return save_variables(deployment, directory, self.step)
 
     def load(self, path: str | Path) -> None:
         """Go on from a checkpoint or the newest of a folder, or take the variables of an .npz file.
 
         Raises  CheckpointError if it does not fit the plan
         """
-        self.step = load_variables(self._deployment, path)
+        with self._at_work() as deployment:
+            self.step = load_variables(deployment, path)
 
     # -- what happened ------------------------------------------------------------------------------------------------
     @property
@@ -151,21 +183,24 @@ class Session:
 
     def bytes_between(self) -> dict[tuple[str, str], int]:
         """Payload bytes that have crossed for each (from, to), counted where they were sent."""
-        return self._deployment.bytes_between()
+        with self._at_work() as deployment:
+            return deployment.bytes_between()
 
     def peak_memory(self) -> dict[str, int]:
         """The most memory that each machine's process has held, in bytes."""
-        return self._deployment.peak_memory()
+        with self._at_work() as deployment:
+            return deployment.peak_memory()
 
     def measured(self) -> Measured:
         """The steps so far beside the plan's prediction: `rs.plan_html(session.plan, measured=session.measured())`.
 
         A step's time is what `run` took: it holds the way of inputs and outputs from and to this process.
         """
-        seen = counted(self.plan, self._seconds / max(1, self._steps), self._steps, self.bytes_between())
-        if not self._traced or not self._steps:
-            return seen
-        traced = measured_of(self.plan, self._deployment.traces())
+        with self._at_work() as deployment:
+            seen = counted(self.plan, self._seconds / max(1, self._steps), self._steps, deployment.bytes_between())
+            if not self._traced or not self._steps:
+                return seen
+            traced = measured_of(self.plan, deployment.traces())
         return replace(seen, messages=traced.messages, machines=traced.machines)
 
     def write_trace(self, path: str | Path) -> int:
@@ -176,13 +211,17 @@ class Session:
         """
         if not self._traced:
             raise UsageError("this session records no trace", hint="Session(..., trace=True)")
-        return write_trace(path, with_predicted(self.plan, self._deployment.traces()))
+        with self._at_work() as deployment:
+            return write_trace(path, with_predicted(self.plan, deployment.traces()))
 
     def _explained(self, error: BaseException) -> BaseException:
         return self._job.explain(error) if self._job is not None and isinstance(error, RainshedError) else error
 
     def close(self) -> None:
         """End all workers; safe to call twice."""
+        if os.getpid() != self._pid:
+            return
+        self._closed = True
         if self._job is not None:
             self._job.close()
         if self._here is not None:

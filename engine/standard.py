@@ -375,7 +375,7 @@ def vecdot(x1: Array, x2: Array, /, *, axis: int = -1) -> Node:
 def tensordot(x1: Array, x2: Array, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Node:
     """The sum of products over the last `axes` axes of x1 and the first of x2, or over the pairs of axes named."""
     a, b = as_node(x1), as_node(x2)
-    if isinstance(axes, int):
+    if isinstance(axes, (int, np.integer)):
         axes = (range(a.ndim - axes, a.ndim), range(axes))
     over_a = [_axis("tensordot", i, a.ndim) for i in axes[0]]
     over_b = [_axis("tensordot", i, b.ndim) for i in axes[1]]

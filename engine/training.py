@@ -8,8 +8,9 @@ Source  Dean et al. 2012, section 4.1
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -17,36 +18,23 @@ import numpy as np
 
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
-from rainshed.engine.checkpoint import CheckpointReader, latest
+from rainshed.engine.checkpoint import CheckpointFolder, CheckpointReader, latest
+from rainshed.engine.crew import Crew
 from rainshed.engine.data import ArrayData, Data, StreamData
 from rainshed.engine.feeding import Feeder
-from rainshed.engine.machine_side import (
-    AT_ONCE,
-    TRAINING_TASKS,
-    Exchange,
-    JoinServer,
-    LoadData,
-    Told,
-    Train,
-    Trained,
-    inputs_of,
-)
+from rainshed.engine.machine_side import Told, Train, Trained, inputs_of
 from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import Optimizer
 from rainshed.engine.predicted import with_predicted
 from rainshed.engine.progress import Progress, Work
-from rainshed.engine.saving import SAVING_TASKS, ServerState
 from rainshed.engine.user_op import ops_of
 from rainshed.engine.variables import load_variables, save_variables
 from rainshed.ops.errors import RainshedError, UsageError
 from rainshed.ops.ir import Graph
+from rainshed.ops.types import number_of, whole_of
 from rainshed.runtime.cluster.coordinator import AgentHandle, Answer
-from rainshed.runtime.cluster.job import Deployment, Job, JobOptions
-from rainshed.runtime.cluster.orders import Nothing
+from rainshed.runtime.cluster.job import Deployment
 from rainshed.runtime.documents import unpack
-from rainshed.runtime.params.layout import Layout, assign, trainable_parts
-from rainshed.runtime.params.rule import Rule, rule_of
-from rainshed.runtime.params.shard import ShardConfig
 from rainshed.runtime.trace import MachineTrace, write_trace
 
 MAX_TRAIN_S: Final = 30 * 24 * 3600.0  # of one order to train: each step in it has its own deadline
@@ -77,17 +65,17 @@ class Training:
         graph = self._with_rule(graph)
         self.graph = graph if graph.bound else graph.bind(batch=self.options.batch)
         self.plan = self._compile()
-        self._fields = inputs_of(self.plan.programs)
         self._data = self._checked(data)
-        self._layout: Layout | None = None
-        self._server_rule: Rule | None = None
-        self._state: ServerState | None = None  # what the servers hold; None without servers
+        self._found = self._checkpoint_found()
         self._examples = 0  # of all replicas, those before a checkpoint too
-        self._servers: list[AgentHandle] = []
-        self._replicas: list[Deployment] = []
-        self._job = self._start_job()
+        self._pid = os.getpid()
+        self._crew = Crew(self.plan, self.options, ops_of(self.graph), self._reported, self._at_work)
         try:
-            self._deploy()
+            self._crew.deploy(self._data, self.rule)
+            if self._found is not None:
+                self._resume(self._found)
+            else:
+                self._crew.begin()
         except BaseException as error:
             self.close()
             raise self._explained(error) from None
@@ -118,111 +106,38 @@ class Training:
         )
 
     def _checked(self, data: Any) -> Data:
-        checked = Data.of(data).require(self._fields)
+        checked = Data.of(data).require(inputs_of(self.plan.programs))
         if isinstance(checked, ArrayData):
             for r in range(self.method.replicas):
                 checked.shard(r, self.method.replicas).batches_per_epoch(self.options.batch)
         return checked
 
-    def _start_job(self) -> Job:
-        o, method = self.options, self.method
-        count = len(self.plan.machines) * method.replicas + method.servers
-        return Job(
-            count,
-            JobOptions(
-                backend=o.backend,
-                tasks={**TRAINING_TASKS, **SAVING_TASKS},
-                at_once=AT_ONCE,
-                ops=ops_of(self.graph),
-                timeouts=o.timeouts,
-                on_report=self._reported,
-                on_work=self._at_work,
-                listen=o.listen,
-                token=o.token,
-                on_wait=o.on_wait,
-            ),
-        )
+    def _checkpoint_found(self) -> Path | None:
+        """The checkpoint to go on from, if that was asked for. Raises CheckpointError, before any work is done, where there is
+        none, or none could be written when it is over."""
+        folder = self.options.checkpoint
+        if folder is None:
+            if self.options.resume:
+                raise UsageError("resume needs a checkpoint folder")
+            return None
+        found = latest(folder) if self.options.resume else None
+        CheckpointFolder(folder).close()
+        return found
 
-    def _deploy(self) -> None:
-        agents, per = self._job.agents, len(self.plan.machines)
-        method = self.method
-        self._servers = agents[per * method.replicas :]
-        addresses = self._serve() if isinstance(method, Downpour) else {}
-        for r in range(method.replicas):
-            group = f"r{r}" if method.replicas > 1 else ""
-            mine = agents[per * r : per * (r + 1)]
-            self._replicas.append(self._job.deploy(self.plan, mine, group=group, trace=self.options.trace))
-        self._load_data()
-        if isinstance(method, Downpour):
-            self._join(addresses)
-        if self.options.resume:
-            self._resume()
+    def _resume(self, path: Path) -> None:
+        """A checkpoint's values, and its place in the data."""
+        crew = self._crew
+        if crew.state is not None:
+            facts = crew.state.load(path, crew.replicas)
         else:
-            self._begin()
-
-    def _begin(self) -> None:
-        """First values: each machine of the first replica fills its own parts; with a server, they are its first values."""
-        for replica in self._replicas:
-            replica.init(self.options.seed)
-        if self._state is not None:
-            self._ask(self._replicas[0].agents, "exchange", Exchange("put"))
-
-    def _resume(self) -> None:
-        """The newest checkpoint's values, and its place in the data."""
-        if self.options.checkpoint is None:
-            raise UsageError("resume needs a checkpoint folder")
-        path = latest(self.options.checkpoint)
-        if self._state is not None:
-            facts = self._state.load(path, self._replicas)
-        else:
-            load_variables(self._replicas[0], path)
+            load_variables(self.replica, path)
             with CheckpointReader(path) as reader:
                 facts = dict(reader.metadata)
         examples = int(facts.get("examples", 0))
         self._examples = examples
         self.step = -(-examples // (self.options.batch * self.method.replicas))
         self._warm = 1
-        for replica in self._replicas if self._state is not None else ():
-            self._ask(replica.agents, "exchange", Exchange("pull"))
-
-    def _serve(self) -> dict[int, str]:
-        assert isinstance(self.method, Downpour)
-        parts = trainable_parts(self.plan)
-        self._layout = assign(parts, self.method.servers)
-        rule = self._server_rule = rule_of(self.rule, [owned.part.dtype for owned in parts])
-        configs = [
-            ShardConfig(number=s, layout=self._layout, rule=rule, max_staleness=self.method.max_staleness)
-            for s in range(self.method.servers)
-        ]
-        return self._job.serve(configs, self._servers)
-
-    def _join(self, addresses: Mapping[int, str]) -> None:
-        assert self._layout is not None and isinstance(self.method, Downpour) and self._server_rule is not None
-        method = self.method
-        spec = JoinServer(
-            layout=self._layout,
-            addresses={str(shard): address for shard, address in addresses.items()},
-            n_push=method.n_push,
-            n_fetch=method.n_fetch,
-        )
-        self._ask(self._machines, "join server", spec)
-        self._state = ServerState(self._replicas[0], self._servers, self._layout, self._server_rule)
-
-    def _load_data(self) -> None:
-        inputs = tuple((name, f.dtype.name, f.shape) for name, f in self._fields.items())
-        if isinstance(self._data, StreamData):
-            return
-        for r, replica in enumerate(self._replicas):
-            mine = self._data.shard(r, self.method.replicas)
-            assert isinstance(mine, ArrayData)
-            everything = np.arange(mine.count)
-            arrays = {name: mine.take(everything, name) for name in self._fields}
-            spec = LoadData(inputs=inputs, names=tuple(arrays))
-            answers = [
-                self._job.coordinator.order(agent, "load data", spec, list(arrays.values())) for agent in replica.agents
-            ]
-            for answer in answers:
-                answer.get(Nothing)
+        crew.pull(crew.replicas)
 
     # -- training -----------------------------------------------------------------------------------------------------
     def run(self, steps: int | None = None, *, epochs: float | None = None) -> TrainingResult:
@@ -235,13 +150,15 @@ class Training:
         results: list[Trained] = []
         try:
             total -= self._warm_up(total, results)
-            each = max(0, -(-total // self.method.replicas))
-            every = -(-(self.options.checkpoint_every or each * self.method.replicas) // self.method.replicas)
-            for first in range(self.step, self.step + each, max(1, every)):
-                last = min(first + max(1, every), self.step + each)
-                results += self._train(self._replicas, first, last)
+            end = self.step + max(0, -(-total // self.method.replicas))
+            every = -(-(self.options.checkpoint_every or max(1, total)) // self.method.replicas)
+            while self.step < end:
+                last = min(self.step + every, end)
+                results += self._train(self._crew.replicas, self.step, last)
+                self.step = last
                 self._checkpoint()
-            self.step += each
+            if not total:  # the warm start was all of it
+                self._checkpoint()
         except BaseException as error:
             raise self._explained(error) from None
         return self._result(results, time.monotonic() - started)
@@ -260,21 +177,24 @@ class Training:
             "replicas": self.method.replicas,
         }
         step = self._examples // self.options.batch
-        if self._state is not None:
-            return self._state.save(directory, step, facts)
-        return save_variables(self._replicas[0], directory, step, facts)
+        if self._crew.state is not None:
+            return self._crew.state.save(directory, step, facts)
+        return save_variables(self.replica, directory, step, facts)
 
     def _steps(self, steps: int | None, epochs: float | None) -> int:
         if (steps is None) == (epochs is None):
             raise UsageError("training takes steps or epochs, one of them")
         if steps is None:
-            assert epochs is not None
+            passes = number_of(epochs)
+            if passes is None:
+                raise UsageError(f"epochs is a number; found {epochs!r}")
             if self._data.count is None:
                 raise UsageError("a stream has no known end: give steps, not epochs")
-            steps = int(epochs * (self._data.count // self.options.batch))
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            steps = int(passes * (self._data.count // self.options.batch))
+        count = whole_of(steps)
+        if count is None or count < 1:
             raise UsageError(f"steps is a whole number, 1 or more; found {steps!r}")
-        return steps
+        return count
 
     def _warm_up(self, total: int, results: list[Trained]) -> int:
         """One replica alone, the first time; then the others take its parameters."""
@@ -282,11 +202,10 @@ class Training:
             return 0
         warm = min(self.method.warm_start, total)
         if warm:
-            results += self._train(self._replicas[:1], 0, warm)
+            results += self._train(self._crew.replicas[:1], 0, warm)
             self.step = warm
         self._warm = 1
-        for replica in self._replicas[1:]:
-            self._ask(replica.agents, "exchange", Exchange("pull"))
+        self._crew.pull(self._crew.replicas[1:])
         return warm
 
     def _train(self, replicas: Sequence[Deployment], first: int, last: int) -> list[Trained]:
@@ -294,11 +213,10 @@ class Training:
         answers: list[Answer] = []
         feeders: list[Feeder] = []
         for replica in replicas:
-            r = self._replicas.index(replica)
+            r = self._crew.replicas.index(replica)
             spec = Train(first, last, self.options.batch, self.options.seed, r, self.method.replicas, fed)
-            answers += [
-                self._job.coordinator.order(agent, "train", spec, timeout_s=MAX_TRAIN_S) for agent in replica.agents
-            ]
+            order = self._crew.job.coordinator.order
+            answers += [order(agent, "train", spec, timeout_s=MAX_TRAIN_S) for agent in replica.agents]
             if isinstance(self._data, StreamData):
                 stream = self._data.shard(r, self.method.replicas).batches(self.options.batch, self.options.seed, first)
                 feeders.append(Feeder(replica, stream, range(first, last)))
@@ -356,28 +274,22 @@ class Training:
     # -- afterwards ---------------------------------------------------------------------------------------------------
     def pull(self) -> None:
         """Bring the server's parameters to the machines of the first replica."""
-        if isinstance(self.method, Downpour):
-            self._ask(self._replicas[0].agents, "exchange", Exchange("pull"))
+        self._crew.pull([self.replica])
 
     def variables(self) -> dict[str, np.ndarray]:
         """Every variable as it is now, whole: only for models that fit here."""
         self.pull()
-        return self._replicas[0].variables()
+        return self.replica.variables()
 
     @property
     def replica(self) -> Deployment:
         """The machines of the first replica."""
-        return self._replicas[0]
+        return self._crew.replicas[0]
 
     @property
     def pids(self) -> dict[str, int]:
         """Process of each role: "r0/m1", "s0"."""
-        found = {}
-        for replica in self._replicas:
-            for name, agent in replica.machines.items():
-                found[f"{replica.group}/{name}" if replica.group else name] = agent.joined.pid
-        found.update({f"s{i}": agent.joined.pid for i, agent in enumerate(self._servers)})
-        return found
+        return self._crew.pids
 
     def write_trace(self, path: str | Path) -> int:
         """Write what all machines did as Chrome trace JSON, on one clock, and a step of the first replica as it was predicted;
@@ -386,26 +298,15 @@ class Training:
 
     def traces(self) -> list[MachineTrace]:
         """What every machine did, replica by replica, on the clock of this process."""
-        return [trace for replica in self._replicas for trace in replica.traces()]
-
-    @property
-    def _machines(self) -> list[AgentHandle]:
-        return [agent for replica in self._replicas for agent in replica.agents]
-
-    def _ask(self, agents: Sequence[AgentHandle], what: str, body: Any) -> None:
-        timeouts = self.options.timeouts
-        nbytes = sum(p.values[v.value].nbytes for p in self.plan.programs for v in p.variables)
-        limit_s = max(
-            timeouts.start_s, timeouts.for_bytes(nbytes)
-        )  # an exchange with the server tells nothing on its way
-        self._job.coordinator.ask(agents, what, body, Nothing, timeout_s=limit_s)
+        return self._crew.traces()
 
     def _explained(self, error: BaseException) -> BaseException:
-        return self._job.explain(error) if isinstance(error, RainshedError) else error
+        return self._crew.job.explain(error) if isinstance(error, RainshedError) else error
 
     def close(self) -> None:
-        """End all workers; safe to call twice."""
-        self._job.close()
+        """End all workers; safe to call twice. In a process that was forked it does nothing: they belong to who made them."""
+        if os.getpid() == self._pid:
+            self._crew.close()
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from rainshed.ops.conv2d_native import forward, input_gradient, weight_gradient
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import FACTORS, REQUIRED, Cost, Op, Tile, Types, op
-from rainshed.ops.types import TensorType, Type, fixed, sum_type
+from rainshed.ops.types import TensorType, Type, fixed, sum_type, whole_of
 from rainshed.ops.window import (
     Pair,
     Window,
@@ -44,11 +44,11 @@ def _kernel(name: str, w: TensorType) -> Pair:
 
 
 def _strides(name: str, attrs: dict[str, Any]) -> dict[str, Any]:
-    groups = attrs["groups"]
-    if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
-        raise ShapeError(f"{name}: groups is a whole number from 1 up; found {groups!r}")
+    groups = whole_of(attrs["groups"])
+    if groups is None or groups < 1:
+        raise ShapeError(f"{name}: groups is a whole number from 1 up; found {attrs['groups']!r}")
     stride, dilation = (clean_pair(name, what, attrs[what]) for what in ("stride", "dilation"))
-    return {**attrs, "stride": stride, "dilation": dilation}
+    return {**attrs, "stride": stride, "dilation": dilation, "groups": groups}
 
 
 def _check_channels(name: str, channels: Any, out: Any, per_group: Any, groups: int) -> None:

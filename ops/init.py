@@ -31,7 +31,7 @@ class Init:
         """The Init meant by an Init, a number or an array."""
         if isinstance(value, Init):
             return value
-        if isinstance(value, (bool, int, float)):
+        if isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
             return cls("constant", (float(value),))
         if isinstance(value, (np.ndarray, np.generic, list, tuple)):
             array = np.array(value)

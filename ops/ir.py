@@ -16,7 +16,7 @@ from msgspec import structs
 
 from rainshed.ops.access import Access, Box
 from rainshed.ops.errors import GraphError
-from rainshed.ops.types import Batch, DType, Shape, TensorType, Type, tensor
+from rainshed.ops.types import Batch, DType, Shape, TensorType, Type, tensor, whole_of
 
 if TYPE_CHECKING:
     from rainshed.ops.op import Cost, Op
@@ -377,9 +377,10 @@ class Graph:
 
     def bind(self, *, batch: int) -> Self:
         """The graph with the batch axis B known to be `batch` long."""
-        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+        size = whole_of(batch)
+        if size is None or size < 1:
             raise GraphError(f"batch must be a whole number of examples, at least 1; found {batch!r}")
-        return self.rebuild(lambda n, ins: n.op.make(ins, substitute(n.attrs, batch), n.origin, n.device))
+        return self.rebuild(lambda n, ins: n.op.make(ins, substitute(n.attrs, size), n.origin, n.device))
 
     @property
     def bound(self) -> bool:

@@ -220,7 +220,8 @@ def split(x: Node, parts: int | Sequence[int], axis: int = 0) -> list[Node]:
     """x in `parts` equal parts along an axis, or cut before each of the given indices."""
     at = _checked_axis("split", x, axis)
     size = x.shape[at]
-    if isinstance(parts, int):
+    if isinstance(parts, (int, np.integer)):
+        parts = int(parts)
         many = size.times if isinstance(size, Batch) else size
         if parts < 1 or many % parts:
             raise _wrong(f"split: axis {axis} of {x.type} cannot be cut into {parts} equal parts")
@@ -246,7 +247,7 @@ def unstack(x: Node, axis: int = 0) -> list[Node]:
 def roll(x: Node, shift: int | tuple[int, ...], axis: Axes = None) -> Node:
     """x moved by `shift` along the axes; what leaves at one end comes in at the other. axis=None: as if flat."""
     if axis is None:
-        if not isinstance(shift, int):
+        if not isinstance(shift, (int, np.integer)):
             raise _wrong(f"roll: without an axis takes one shift; found {shift!r}")
         return reshape(roll(reshape(x, shape=(-1,)), shift, 0), shape=x.shape)
     axes = axis if isinstance(axis, tuple) else (axis,)

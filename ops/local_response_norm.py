@@ -15,15 +15,15 @@ from rainshed.ops.elementwise import square
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import FLOATS, REQUIRED, Cost, Op, Tile, Types, op
-from rainshed.ops.types import TensorType, Type, fixed
+from rainshed.ops.types import TensorType, Type, fixed, whole_of
 from rainshed.ops.window import Pair, Window
 
 
 def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
     (x,) = types
-    size = attrs["size"]
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ShapeError(f"window_sum: size is a whole number from 1 up; found {size!r}")
+    size = whole_of(attrs["size"])
+    if size is None or size < 1:
+        raise ShapeError(f"window_sum: size is a whole number from 1 up; found {attrs['size']!r}")
     if not x.shape or not isinstance(x.shape[-1], int):
         raise ShapeError(f"window_sum: the last axis of x must be known; found {x}")
     padding = (size // 2, size - 1 - size // 2) if attrs["padding"] is None else tuple(attrs["padding"])

@@ -13,7 +13,7 @@ from rainshed.ops.errors import DTypeError, ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, op
 from rainshed.ops.slice import slice_op
-from rainshed.ops.types import Batch, Dim, DType, TensorType, Type, fixed, ints_of
+from rainshed.ops.types import Batch, Dim, DType, TensorType, Type, fixed, ints_of, whole_of
 
 Widths = tuple[tuple[int, int], ...]
 
@@ -21,8 +21,8 @@ Widths = tuple[tuple[int, int], ...]
 def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
     (x,) = types
     given, rank = attrs["widths"], len(x.shape)
-    if isinstance(given, int) and not isinstance(given, bool):
-        given = ((given, given),) * rank
+    if (width := whole_of(given)) is not None:
+        given = ((width, width),) * rank
     if not isinstance(given, (tuple, list)) or len(given) != rank:
         raise ShapeError(
             f"pad: widths is one number, or (before, after) for each of {rank} axes; found {attrs['widths']!r}"

@@ -21,7 +21,7 @@ from rainshed.ops.op import REQUIRED, Cost, Op, Tile, Types, constant_op, op
 from rainshed.ops.philox import key_of
 from rainshed.ops.random_native import chances, draws
 from rainshed.ops.source import clean_part, step_op
-from rainshed.ops.types import TensorType, Type, bool_, dtype_of, fixed, float32, int64, shape_of
+from rainshed.ops.types import TensorType, Type, bool_, dtype_of, fixed, float32, int64, number_of, shape_of, whole_of
 
 # `stream` is the name of the numbers; `whole` and `offset` tell which part of the whole array this node is.
 PLACE: Mapping[str, Any] = {"shape": REQUIRED, "stream": REQUIRED, "seed": 0, "whole": None, "offset": None}
@@ -34,7 +34,7 @@ def _cleaner(name: str, numbers: tuple[str, ...], kinds: tuple[str, ...]) -> Cal
         stream, seed = attrs["stream"], attrs["seed"]
         if not isinstance(stream, str) or not stream:
             raise GraphError(f"{name}: needs a name for its numbers; found {stream!r}")
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        if whole_of(seed) is None:
             raise GraphError(f"{name}: a seed is a whole number; found {seed!r}")
         shape, dtype = shape_of(name, attrs["shape"]), dtype_of(attrs["dtype"])
         if dtype.kind not in kinds:
@@ -46,9 +46,10 @@ def _cleaner(name: str, numbers: tuple[str, ...], kinds: tuple[str, ...]) -> Cal
 
 
 def _finite(name: str, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+    number = number_of(value)
+    if number is None:
         raise GraphError(f"{name}: {key} is a finite number; found {value!r}")
-    return float(value)
+    return number
 
 
 def _infer(types: Types, attrs: Attrs) -> Type:
@@ -154,9 +155,10 @@ def random_normal(
 
 def random_bernoulli(shape: Any, p: float, *, name: str, dtype: Any = bool_, seed: int = 0) -> Node:
     """True (or 1) with probability p, drawn anew at each step. `name` tells it from other random values."""
-    if not isinstance(p, (int, float)) or not 0 <= p <= 1:
+    chance = number_of(p)
+    if chance is None or not 0 <= chance <= 1:
         raise GraphError(f"random_bernoulli: p is a probability, from 0 to 1; found {p!r}", built_at=current_origin())
-    return bernoulli_op(step_op(), shape=shape, stream=name, p=p, dtype=dtype, seed=seed)
+    return bernoulli_op(step_op(), shape=shape, stream=name, p=chance, dtype=dtype, seed=seed)
 
 
 def dropout(x: Node, rate: float, *, name: str, seed: int = 0) -> Node:
@@ -164,11 +166,12 @@ def dropout(x: Node, rate: float, *, name: str, seed: int = 0) -> Node:
 
     Source  Srivastava et al., JMLR 2014
     """
-    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+    share = number_of(rate)
+    if share is None or not 0 <= share < 1:
         raise GraphError(f"dropout: rate is at least 0 and less than 1; found {rate!r}", built_at=current_origin())
     if x.dtype.kind != "float":
         raise DTypeError(f"dropout: takes float; found {x.type}", built_at=current_origin())
-    if rate == 0:
+    if share == 0:
         return x
-    kept = random_bernoulli(x.shape, 1 - rate, name=name, seed=seed)
-    return where(kept, multiply(x, 1 / (1 - rate)), constant_op(value=np.zeros((), x.dtype.numpy)))
+    kept = random_bernoulli(x.shape, 1 - share, name=name, seed=seed)
+    return where(kept, multiply(x, 1 / (1 - share)), constant_op(value=np.zeros((), x.dtype.numpy)))

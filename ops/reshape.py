@@ -12,7 +12,7 @@ from rainshed.ops.cuda import same_order
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import MOVED, REQUIRED, Cost, Op, Tile, Types, op
-from rainshed.ops.types import Batch, Dim, Shape, TensorType, Type, fixed, shape_text, size_of
+from rainshed.ops.types import Batch, Dim, Shape, TensorType, Type, fixed, shape_text, size_of, whole_of
 
 
 def _clean(types: Types, attrs: dict[str, Any]) -> Mapping[str, Any]:
@@ -134,7 +134,7 @@ def expand_dims(x: Node, axis: int | tuple[int, ...] = 0) -> Node:
     given = axis if isinstance(axis, tuple) else (axis,)
     rank = x.ndim + len(given)
     for a in given:
-        if not isinstance(a, int) or not -rank <= a < rank:
+        if whole_of(a) is None or not -rank <= a < rank:
             raise ShapeError(f"expand_dims: there is no axis {a!r} in a result with {rank} axes", built_at=x.origin)
     places = {a % rank for a in given}
     if len(places) < len(given):
@@ -147,7 +147,7 @@ def squeeze(x: Node, axis: int | tuple[int, ...]) -> Node:
     """x without these axes, each of size 1."""
     given = axis if isinstance(axis, tuple) else (axis,)
     for a in given:
-        if not isinstance(a, int) or not -x.ndim <= a < x.ndim or x.shape[a] != 1:
+        if whole_of(a) is None or not -x.ndim <= a < x.ndim or x.shape[a] != 1:
             raise ShapeError(f"squeeze: axis {a!r} of {x.type} is not of size 1", built_at=x.origin)
     drop = {a % x.ndim for a in given}
     return reshape(x, shape=tuple(size for i, size in enumerate(x.shape) if i not in drop))

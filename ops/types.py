@@ -137,6 +137,22 @@ def fixed(shape: Shape) -> tuple[int, ...]:
     return shape  # type: ignore[return-value]
 
 
+def whole_of(value: object) -> int | None:
+    """The whole number that is meant, one of NumPy's too; None for anything else, and for True and False."""
+    return int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
+
+
+def number_of(value: object) -> float | None:
+    """The finite number that is meant, one of NumPy's too; None for anything else, and for True and False."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def shape_of(op: str, value: object) -> Shape:
     """The shape meant by one size or a sequence of them; None is the batch axis. Raises ShapeError for anything else."""
     items = value if isinstance(value, (tuple, list)) else (value,)
@@ -144,8 +160,8 @@ def shape_of(op: str, value: object) -> Shape:
     for dim in items:
         if dim is None or isinstance(dim, Batch):
             dims.append(dim or Batch())
-        elif isinstance(dim, (int, np.integer)) and not isinstance(dim, bool) and dim >= 0:
-            dims.append(int(dim))
+        elif (size := whole_of(dim)) is not None and size >= 0:
+            dims.append(size)
         else:
             raise ShapeError(f"{op}: a size is a whole number, or None for the batch axis; found {dim!r}")
     return tuple(dims)
@@ -155,10 +171,10 @@ def ints_of(op: str, name: str, value: object, count: int) -> tuple[int, ...]:
     """The `count` whole numbers that the attribute `name` must hold. Raises ShapeError for anything else."""
     if not isinstance(value, (tuple, list)) or len(value) != count:
         raise ShapeError(f"{op}: {name} must hold {count} whole numbers; found {value!r}")
-    for item in value:
-        if isinstance(item, bool) or not isinstance(item, (int, np.integer)):
-            raise ShapeError(f"{op}: {name} must hold whole numbers; found {item!r}")
-    return tuple(int(item) for item in value)
+    found = [whole_of(item) for item in value]
+    if None in found:
+        raise ShapeError(f"{op}: {name} must hold whole numbers; found {value[found.index(None)]!r}")
+    return tuple(n for n in found if n is not None)
 
 
 def shape_text(shape: Shape) -> str:

@@ -48,6 +48,29 @@ class Timeouts:
         return self.rpc_s + nbytes / self.min_bytes_per_s
 
 
+class Listening:
+    """Since when this process has listened without a gap: while it stood still itself (Ctrl-Z, a frozen container), nobody could
+    be heard, and nobody's silence is counted.
+
+    every_s   how often `tick` is called, as long as the process runs
+    gap_s     a tick that is later by so much ends a gap
+    """
+
+    def __init__(self, every_s: float, gap_s: float, now: float) -> None:
+        self._late_s = every_s + gap_s
+        self._last = self._since = now
+
+    def tick(self, now: float) -> None:
+        """The process runs now."""
+        if now - self._last > self._late_s:
+            self._since = now
+        self._last = now
+
+    def silent_s(self, heard: float) -> float:
+        """How long one who was last heard at `heard` has been silent while we listened, up to the last tick."""
+        return self._last - max(heard, self._since)
+
+
 class Deadline(NamedTuple):
     """A point in time after which waiting is over."""
 

@@ -39,8 +39,8 @@ class CheckpointFolder:
             self._lock = _lock(self.path / LOCK)
         try:
             with reported(f"{self.path} cannot be written", self.path):
+                self._clear()  # first: what a dead process left half written may be what fills the disk
                 self._probe()
-                self._clear()
         except BaseException:
             self.close()
             raise
@@ -68,11 +68,13 @@ class CheckpointFolder:
 
     def _probe(self) -> None:
         probe = self.path / "probe"
-        with probe.open("wb") as file:
-            file.write(b"rainshed")
-            file.flush()
-            os.fsync(file.fileno())
-        probe.unlink()
+        try:
+            with probe.open("wb") as file:
+                file.write(b"rainshed")
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         for kind, step, path in _found(self.path):

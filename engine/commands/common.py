@@ -134,6 +134,13 @@ def positive(text: str) -> int:
     return value
 
 
+def not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
 def cluster_from(args: argparse.Namespace, *, replicas: int = 1) -> Cluster:
     """`replicas`: those of --machines share this computer; a file tells what each machine has by itself."""
     if args.cluster:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rainshed.engine.commands.common import OK, print_json, say
+from rainshed.engine.commands.common import OK, positive, print_json, say
 from rainshed.engine.commands.compile import terminal_width
 from rainshed.engine.commands.files import add_ops, own_ops, writable, write_text
 from rainshed.engine.plans import load_plan
@@ -26,12 +26,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", metavar="B.json", help="another; it may be of another cluster or graph")
     add_ops(parser)
     parser.add_argument("-o", "--output", metavar="PAGE.html", help="write one page that needs nothing else")
-    parser.add_argument("--width", type=int, help="columns of the text (those of the terminal)")
+    parser.add_argument("--width", type=positive, help="columns of the text (those of the terminal)")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
 
 
 def run(args: Any) -> int:
-    writable([args.output])
+    writable([args.output], read=[args.first, args.second])
     ops = own_ops(args)
     found = compare(load_plan(args.first, ops), load_plan(args.second, ops), names_of(args.first, args.second))
     if args.output:

@@ -47,7 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Any) -> int:
-    writable([args.output])
+    writable([args.output], read=[args.program.rpartition(":")[0], args.cluster])
     cluster = cluster_from(args)
     graph = build_graph(args.program, settings_from(args.set), args.batch)
     place = places_from(args.place)

@@ -12,7 +12,7 @@ from msgspec import to_builtins
 from rainshed.compiler.explain import Explanation, Piece, explain
 from rainshed.compiler.gathered import Gathered
 from rainshed.compiler.plan import Candidate
-from rainshed.engine.commands.common import OK, print_json
+from rainshed.engine.commands.common import OK, not_negative, print_json
 from rainshed.engine.commands.files import add_plan, plan_and_ops
 from rainshed.engine.view.units import bytes_text, plural, seconds_text
 
@@ -30,10 +30,13 @@ PIECES = 16  # of a value that are listed
 def add(parser: argparse.ArgumentParser) -> None:
     add_plan(parser)
     parser.add_argument(
-        "name", nargs="?", default="", metavar="NAME", help="a layer, value or variable (the whole plan)"
+        "name", nargs="?", default="", metavar="NAME", help="a layer, value, variable, input or output (the whole plan)"
     )
     parser.add_argument(
-        "--threshold", type=int, metavar="BYTES", help="list values that move so much (a hundredth of the plan)"
+        "--threshold",
+        type=not_negative,
+        metavar="BYTES",
+        help="list values that move so much (a hundredth of the plan)",
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from rainshed.compiler.plan import Plan
 from rainshed.engine.commands.common import load_module
@@ -50,9 +51,10 @@ def own_ops(args: argparse.Namespace) -> list[Op]:
 def read_arrays(path: str | Path) -> dict[str, Array]:
     """The arrays of an .npz file by name. Raises DataError."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, Mapping):
-                raise DataError(f"{path} is not an .npz file")
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, NpzFile):
+            raise DataError(f"{path} is not an .npz file", hint="np.savez(path, x=..., label=...)")
+        with stored:
             return {name: stored[name] for name in stored}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from None
@@ -81,14 +83,18 @@ def write_text(path: str | Path, text: str) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
-def writable(paths: Iterable[str | Path | None]) -> None:
-    """Raises UsageError, before any work is done, for a file whose folder is not there or may not be written to."""
+def writable(paths: Iterable[str | Path | None], read: Iterable[str | Path | None] = ()) -> None:
+    """Raises UsageError, before any work is done, for a file whose folder is not there or may not be written to, or that is
+    one of those that are read."""
+    sources = {os.path.realpath(path) for path in read if path is not None}
     for path in paths:
         if path is not None:
             folder = Path(path).parent
-            if Path(path).is_dir():
+            if os.path.isdir(path):
                 raise UsageError(f"cannot write {path}: it is a folder")
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise UsageError(f"cannot write {path}: there is no folder {folder}")
             if not os.access(folder, os.W_OK):
                 raise UsageError(f"cannot write {path}: the folder {folder} may not be written to")
+            if os.path.realpath(path) in sources:
+                raise UsageError(f"cannot write {path}: it is read, too; give the output another name")

@@ -50,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Any) -> int:
-    writable([args.outputs, args.trace, args.page])
+    writable([args.outputs, args.trace, args.page], read=[args.plan, args.inputs, args.variables])
     plan, ops = plan_and_ops(args)
     feeds = read_arrays(args.inputs) if args.inputs else {}
     traced = bool(args.trace or args.page or args.json)

@@ -117,7 +117,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Any) -> int:
-    writable([args.variables, args.trace, args.page])
+    writable([args.variables, args.trace, args.page], read=[args.data, args.cluster])
     graph = build_graph(args.program, settings_from(args.set), args.batch)
     options = _options(args, batch_of(graph) or 32)
     data = Data.of(args.data)

@@ -16,9 +16,9 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from rainshed.ops import errors
-from rainshed.ops.errors import PeerLostError, ProtocolError, RainshedError, StallError
+from rainshed.ops.errors import PeerLostError, ProtocolError, RainshedError, StallError, UsageError
 from rainshed.runtime.auth import Identity
-from rainshed.runtime.deadlines import Deadline, Timeouts
+from rainshed.runtime.deadlines import Deadline, Listening, Timeouts
 from rainshed.runtime.documents import pack, unpack
 from rainshed.runtime.messages import Done, Failed, Heartbeat, Join, Message, Order, Refused, Report, Stop
 from rainshed.runtime.transport import Channel, Endpoint, listen
@@ -91,15 +91,18 @@ class Answer:
     def wait(self) -> None:
         coordinator = self._coordinator
         with coordinator.changed:
-            while not self.ended and coordinator.error is None and (left_s := self._left_s()) > 0:
-                coordinator.changed.wait(left_s)
+            while not self.ended and coordinator.waiting and (left_s := self._left_s()) > 0:
+                coordinator.changed.wait(min(left_s, coordinator.timeouts.heartbeat_s))
         if self._error is not None:
             raise coordinator.cause(self._error)
         if self._payload is None:
-            raise coordinator.error or self._stalled()
+            raise coordinator.error or (self._stalled() if coordinator.waiting else self._closed())
 
     def _left_s(self) -> float:
-        return max(self.asked, self.agent.last_moved) + self._silent_s - time.monotonic()
+        return self._silent_s - self._coordinator.listening.silent_s(max(self.asked, self.agent.last_moved))
+
+    def _closed(self) -> PeerLostError:
+        return PeerLostError(f"the job was closed while {self.agent} was to {self._what}")
 
     def _stalled(self) -> StallError:
         now, agent = time.monotonic(), self.agent
@@ -134,6 +137,7 @@ class Coordinator:
         self._request = 0
         self._closing = False
         self._beat = threading.Event()
+        self.listening = Listening(self.timeouts.heartbeat_s, self.timeouts.suspect_s, time.monotonic())
         self.endpoint: Endpoint = listen(uri, Identity("coordinator", "coordinator", job), token, self, self.timeouts)
         self._watch = threading.Thread(target=self._watch_beats, name="rainshed coordinator watches", daemon=True)
         self._watch.start()
@@ -141,6 +145,11 @@ class Coordinator:
     @property
     def address(self) -> str:
         return self.endpoint.address
+
+    @property
+    def waiting(self) -> bool:
+        """Whether answers can still come."""
+        return self.error is None and not self._closing
 
     # -- agents -------------------------------------------------------------------------------------------------------
     def wait_for(self, count: int, *, check: Callable[[], None] | None = None) -> list[AgentHandle]:
@@ -180,6 +189,8 @@ class Coordinator:
         """
         if self.error is not None:
             raise self.error
+        if self._closing:
+            raise UsageError(f"the job is closed: {agent} cannot be asked to {what}")
         payload = pack(body, arrays)
         nbytes = sum(len(p) for p in payload)
         limit = self.timeouts.for_bytes(nbytes) if timeout_s is None else timeout_s
@@ -219,6 +230,7 @@ class Coordinator:
         """Tell every agent to leave, and end all threads; safe to call twice."""
         with self.changed:
             first, self._closing = not self._closing, True
+            self.changed.notify_all()
         if first:
             for agent in self.agents:
                 try:
@@ -233,9 +245,9 @@ class Coordinator:
     def _watch_beats(self) -> None:
         """An agent whose process stands still is lost, though its connection lives."""
         while not self._beat.wait(self.timeouts.heartbeat_s):
-            now = time.monotonic()
+            self.listening.tick(time.monotonic())
             for agent in tuple(self.agents):
-                silent_s = now - max(agent.last_beat, agent.channel.counters.last_heard)
+                silent_s = self.listening.silent_s(max(agent.last_beat, agent.channel.counters.last_heard))
                 if silent_s > self.timeouts.dead_s:
                     self.fail(PeerLostError(f"lost {agent}: nothing was heard from it for {silent_s:.1f} s"))
 

@@ -169,6 +169,8 @@ class Job:
     def close(self) -> None:
         """End all workers; safe to call twice."""
         self._closed = True
+        if self._processes is not None:
+            self._processes.drop({agent.joined.pid for agent in self.coordinator.agents})
         self.coordinator.close()
         if self._processes is not None:
             self._processes.close()

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from rainshed.ops.errors import AuthError, PeerLostError
@@ -80,6 +80,12 @@ class Processes:
                 except subprocess.TimeoutExpired:
                     return ""
         return ""
+
+    def drop(self, joined: Collection[int]) -> None:
+        """End at once the workers that are not among those that have joined: no word reaches them, and they have begun nothing."""
+        for child in self._children:
+            if child.pid not in joined and child.poll() is None:
+                child.kill()
 
     def close(self) -> None:
         """Let all workers leave; kill those that have not left in GONE_S. Safe to call twice."""

@@ -88,10 +88,6 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
         """Names the layout, so that two processes find out at once that they hold different ones."""
         return hashlib.blake2b(msgspec.json.encode(self), digest_size=16).hexdigest()
 
-    @property
-    def shard_of(self) -> dict[Part, int]:
-        return {part: shard for shard, parts in enumerate(self.shards) for part in parts}
-
     def nbytes(self, shard: int) -> int:
         return sum(part.nbytes for part in self.shards[shard])
 

@@ -76,6 +76,28 @@ def test_layers_and_variables_have_names(plan: Plan) -> None:
     assert variable.candidates["dense/w"][0].layout.startswith("b1 in 4")
 
 
+def test_all_that_a_plan_names_is_explained(plan: Plan) -> None:
+    """Inputs lie where they are read; an output is the value that it gives."""
+    assert {p.op for p in explain(plan, "x").values["x"]} == {"input"}
+    assert set(explain(plan, "y").values) == {"dense_1/add"}
+    assert set(explain(plan, "grad/dense/w").values) == {"dense/matmul_tn'"}
+    for program in plan.programs:
+        for x in (*program.feeds, *program.variables, *program.outputs):
+            assert explain(plan, x.name).values
+
+
+def test_parts_of_uneven_machines_are_counted() -> None:
+    """Three machines that are not alike, one part each."""
+    machines = tuple(Machine(name=f"m{i}", flops=1e9 * (1 + i)) for i in range(3))
+    y = rs.layers.dense(rs.input("x", (32, 64)), 240)
+    cluster = Cluster(machines=machines, default_link=Link(1e9, 1e-6))
+    plan = compile(rs.graph(outputs={"y": y}), cluster, strategy="features")
+    found = explain(plan, "dense/matmul")
+    (chosen,) = [c for c in found.candidates["dense/matmul"] if c.chosen]
+    assert len(found.values["dense/matmul"]) == 3
+    assert chosen.layout == "n in 3 uneven parts on m0, m1, m2"
+
+
 def test_an_unknown_name_is_refused_with_those_that_are_near(plan: Plan) -> None:
     with pytest.raises(UsageError, match="matmull") as error:
         explain(plan, "matmull")

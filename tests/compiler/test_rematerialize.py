@@ -108,6 +108,13 @@ def test_what_can_never_fit_is_refused_all_the_same() -> None:
         compile(chain(), cluster(2, memory_bytes=100_000), rematerialize=True)
 
 
+@pytest.mark.parametrize("tried,advice", [(False, "or rematerialize=True"), (True, "was tried")])
+def test_advice_is_not_what_was_tried(tried: bool, advice: str) -> None:
+    with pytest.raises(CompileError, match="no plan fits") as caught:
+        compile(chain(4, 16), cluster(1, memory_bytes=100_000), rematerialize=tried)
+    assert advice in caught.value.detail["hint"]
+
+
 def test_a_plan_is_not_compiled_again() -> None:
     plan = compile(chain(2), cluster(1))
     with pytest.raises(UsageError, match="everything in its place"):

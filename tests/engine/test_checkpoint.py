@@ -319,6 +319,18 @@ def test_the_disk_is_full(tmp_path):
     check(latest(tmp_path))
 
 
+def test_a_probe_that_fails_leaves_nothing(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with CheckpointFolder(tmp_path) as folder:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
+            with pytest.raises(OSError, match="too large"):
+                folder._probe()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert names(tmp_path) == ["lock"]
+
+
 def test_a_folder_that_cannot_be_written_is_found_at_once(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -117,6 +117,8 @@ def test_version(capsys):
         (["compile", "{p}:build", "--machines", "2", "--cluster", "c.toml"], "not allowed with"),
         (["train", "{p}:build", "--data", "d.npz"], "one of the arguments --steps --epochs"),
         (["demo", "cats"], "invalid choice"),
+        (["show", "plan.json", "--width", "-1"], "not 1 or more"),
+        (["explain", "plan.json", "--threshold", "-1"], "negative"),
     ],
 )
 def test_words_that_no_command_takes(words, says, program, capsys):
@@ -137,6 +139,7 @@ def test_words_that_no_command_takes(words, says, program, capsys):
         (["compile", "{p}:build", "--set", "colour=3"], "colour"),
         (["compile", "{p}:build", "--strategy", "magic"], "no strategy"),
         (["compile", "{p}:build", "-o", "/no/where/plan.json"], "no folder"),
+        (["show", "plan.json", "-o", f"{'x' * 300}/plan.html"], "no folder"),
         (["train", "{p}:build", "--data", "{d}", "--steps", "1", "--optimizer", "magic:1"], "no optimizer"),
         (["train", "{p}:build", "--data", "{d}", "--steps", "1", "--replicas", "2"], "--method downpour"),
         (["train", "{p}:build", "--data", "{d}", "--steps", "1", "--resume"], "needs --checkpoint"),
@@ -161,6 +164,32 @@ def test_what_is_refused(program, tmp_path, capsys):
         assert "PlanError" in err
     _, err = run(capsys, "show", tmp_path / "none.json", code=REFUSED)
     assert "No such file" in err
+
+
+def test_what_is_read_is_not_written_over(program, tmp_path, capsys):
+    plan, batch = tmp_path / "plan.json", tmp_path / "in.npz"
+    run(capsys, "compile", f"{program}:build", "-o", plan)
+    batch.write_bytes(b"")
+    before = plan.read_bytes()
+    (tmp_path / "again.json").symlink_to(plan)
+    for words in (
+        ["compile", f"{program}:build", "-o", program],
+        ["show", plan, "-o", plan],
+        ["show", plan, "-o", tmp_path / "again.json"],
+        ["compare", plan, plan, "-o", plan],
+        ["run", plan, "--inputs", batch, "--outputs", batch],
+        ["train", f"{program}:build", "--data", batch, "--steps", 1, "--variables", batch],
+    ):
+        _, err = run(capsys, *words, code=USAGE)
+        assert "it is read, too" in err
+    assert plan.read_bytes() == before and "import rainshed" in Path(program).read_text()
+
+
+def test_an_array_that_is_no_archive(program, tmp_path, capsys):
+    run(capsys, "compile", f"{program}:build", "-o", tmp_path / "plan.json")
+    np.save(tmp_path / "in.npy", np.ones(3))
+    _, err = run(capsys, "run", tmp_path / "plan.json", "--inputs", tmp_path / "in.npy", code=FAILED)
+    assert "not an .npz file" in err
 
 
 def test_a_program_that_fails_is_named(tmp_path, capsys):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -229,3 +232,79 @@ def test_one_machine_runs_in_this_process_and_gives_what_a_worker_gives():
         np.testing.assert_array_equal(value, found[1][1][name])
     with pytest.raises(UsageError, match="2 machines does not run in one process"):
         rs.Session(graph, rs.Cluster.local(2), backend="here")
+
+
+@pytest.mark.parametrize("told", [{"backend": "here"}, {"cluster": rs.Cluster.local(2), "backend": "threads"}], ids=str)
+def test_threads_may_share_a_session(told):
+    """Their steps are made one after another, and each is counted once."""
+    feeds, seen, errors = batch(), [], []
+    with rs.Session(net(), **told) as session:
+
+        def work():
+            try:
+                for _ in range(10):
+                    seen.append(float(session.run(feeds)["loss"]))
+                    session.variables()
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors and session.step == 40
+    assert len(set(seen)) == 1 and len(seen) == 40
+
+
+@pytest.mark.parametrize("told", [{"backend": "here"}, {"cluster": rs.Cluster.local(2), "backend": "threads"}], ids=str)
+def test_a_session_that_was_closed_says_so(told, tmp_path):
+    session = rs.Session(net(), **told)
+    session.close()
+    session.close()
+    for ask in (
+        lambda: session.run(batch()),
+        session.variables,
+        session.measured,
+        session.bytes_between,
+        lambda: session.set_variables({}),
+        lambda: session.save(tmp_path),
+    ):
+        with pytest.raises(UsageError, match="the session is closed"):
+            ask()
+
+
+FORKED = """
+import os, sys
+import numpy as np
+import rainshed as rs
+
+graph = rs.graph(outputs={"y": rs.layers.dense(rs.input("x", (2, 3)), 2)})
+feeds = {"x": np.ones((2, 3), np.float32)}
+with rs.Session(graph, rs.Cluster.local(2), strategy="features") as session:
+    session.run(feeds)
+    if not (child := os.fork()):
+        try:
+            session.run(feeds)
+        except rs.RainshedError as error:
+            print(error, flush=True)
+        sys.exit(0)  # leaves the block: what belongs to the parent is not closed
+    os.waitpid(child, 0)
+    print(session.run(feeds)["y"].shape)
+"""
+
+
+def test_a_process_that_was_forked_leaves_the_session_alone():
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    said, worked = done.stdout.split("  hint")[0], done.stdout.splitlines()[-1]
+    assert "of which this one was forked" in said and worked == "(2, 2)"
+
+
+def test_what_a_session_does_not_take():
+    with pytest.raises(UsageError, match="whole number"):
+        rs.Session(net(), seed=1.5)
+    with rs.Session(net(), seed=np.int64(3), trace=1, **THREADS) as session:
+        with pytest.raises(DataError, match="feeds map names"):
+            session.run([1])
+        session.run(batch())

@@ -1,5 +1,6 @@
 """Training end to end, mostly with workers as threads: the same code as processes, without their start."""
 
+import shutil
 import threading
 
 import numpy as np
@@ -9,7 +10,8 @@ import rainshed as rs
 from rainshed.compiler.machines import Cluster
 from rainshed.engine.methods import Downpour, Single, TrainingOptions
 from rainshed.engine.training import Training, train
-from rainshed.ops.errors import DataError, NotFiniteError, UsageError
+from rainshed.ops.errors import CheckpointError, DataError, NotFiniteError, StallError, UsageError
+from rainshed.runtime.deadlines import Timeouts
 
 RNG = np.random.default_rng(7)
 CENTRES = RNG.standard_normal((3, 6)).astype(np.float32) * 2
@@ -100,6 +102,30 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(tmp_path):
         np.testing.assert_array_equal(rest[name], value)
 
 
+def test_a_warm_start_that_is_the_whole_training_is_kept(tmp_path):
+    train(build(), DATA, options(1, Downpour(2, 1, warm_start=10), checkpoint=tmp_path), steps=5)
+    resumed = options(1, Downpour(2, 1), checkpoint=tmp_path, resume=True)
+    with Training(build(), DATA, resumed) as training:
+        assert training.step * training.method.replicas >= 5
+
+
+def test_after_a_checkpoint_that_failed_training_goes_on_where_it_was(tmp_path):
+    """The folder turns into a file, and back: the steps that were made are not made again."""
+    whole, _ = train(build(), DATA, options(1), steps=12)
+    folder = tmp_path / "checkpoints"
+    with Training(build(), DATA, options(1, checkpoint=folder, checkpoint_every=8)) as training:
+        shutil.rmtree(folder)
+        folder.write_text("")
+        with pytest.raises(CheckpointError, match="cannot hold checkpoints"):
+            training.run(12)
+        assert training.step == 8
+        folder.unlink()
+        training.run(4)
+        rest = training.variables()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(rest[name], value)
+
+
 def test_a_stream_of_examples_trains():
     def examples():
         for i in range(240):
@@ -114,10 +140,48 @@ def test_a_stream_of_examples_trains():
         training.run(20)
 
 
-def test_what_does_not_fit_is_refused_before_anything_starts():
+def test_a_stream_that_fails_stops_training():
+    def examples():
+        for i in range(60):
+            yield {name: values[i] for name, values in DATA.items()}
+        raise OSError("the disk is gone")
+
+    with (
+        Training(build(), examples, options(1)) as training,
+        pytest.raises(DataError, match="the stream failed before step 0: OSError: the disk is gone") as caught,
+    ):
+        training.run(20)
+    assert "test_training.py" in str(caught.value)
+
+
+def test_a_stream_that_gives_nothing_does_not_hold_who_stops():
+    """The machine's wait for a batch has a deadline; then the training ends, though the stream still gives nothing."""
+    more = threading.Event()
+
+    def examples():
+        for i in range(30):
+            yield {name: values[i] for name, values in DATA.items()}
+        more.wait()
+
+    quick = Timeouts().scaled(0.02)
+    try:
+        with Training(build(), examples, options(1, timeouts=quick)) as training, pytest.raises(StallError):
+            training.run(20)
+    finally:
+        more.set()
+        for thread in [t for t in threading.enumerate() if t.name.startswith("rainshed feeds")]:
+            thread.join()
+
+
+def test_what_does_not_fit_is_refused_before_anything_starts(tmp_path):
     threads = threading.active_count()
     with pytest.raises(DataError, match="label"):
         Training(build(), {"x": DATA["x"]}, options())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot hold checkpoints"):
+        Training(build(), DATA, options(checkpoint=tmp_path / "file"))
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        Training(build(), DATA, options(checkpoint=tmp_path, resume=True))
     with pytest.raises(DataError, match="batch of 500"):
         Training(build(), DATA, options(batch=500))
     with pytest.raises(UsageError, match="optimizer"):

@@ -1,9 +1,11 @@
 """A coordinator waits for an agent as long as it gets on, and says how far it was when it stands still."""
 
+import threading
+
 import numpy as np
 import pytest
 
-from rainshed.ops.errors import StallError
+from rainshed.ops.errors import PeerLostError, StallError, UsageError
 from rainshed.runtime.cluster.job import Job, JobOptions
 from rainshed.runtime.cluster.orders import Nothing
 from rainshed.runtime.deadlines import Timeouts
@@ -65,3 +67,32 @@ def test_an_answer_counts_as_progress_while_it_comes(job):
     (agent, _), moved = job.agents, job.agents[0].moved
     _, (values,) = job.coordinator.order(agent, "give much", Nothing(), timeout_s=SILENT_S).get(Nothing)
     assert values.nbytes == 1 << 22 and agent.moved > moved and not agent.answering
+
+
+def test_a_coordinator_that_stood_still_holds_nobody_silent(job):
+    """As after Ctrl-Z and `fg`: the watch finds itself late, and the agents have their time from then on."""
+    coordinator = job.coordinator
+    answer = coordinator.order(job.agents[0], "work long", Nothing(), timeout_s=SILENT_S)
+    heard = answer.agent.last_moved
+    coordinator.listening.tick(heard + 1000.0)
+    assert coordinator.listening.silent_s(heard) == 0.0
+    assert answer.get(Nothing)[0] == Nothing() and coordinator.error is None
+
+
+@pytest.mark.process
+def test_workers_that_have_not_joined_are_ended_without_a_word(capfd):
+    """As by Ctrl-C while they start: they do not come to a coordinator that has gone, and complain."""
+    with pytest.raises(StallError, match="for 3 workers; 0 have joined"):
+        Job(3, JobOptions(timeouts=Timeouts().scaled(1e-3)))
+    assert not capfd.readouterr().err
+
+
+def test_whoever_waits_is_told_when_the_job_is_closed(job):
+    answer = job.coordinator.order(job.agents[0], "stand still", Nothing(), timeout_s=600.0)
+    closing = threading.Thread(target=job.close)
+    closing.start()
+    with pytest.raises(PeerLostError, match=r"the job was closed while worker \d \(.*\) was to stand still"):
+        answer.get(Nothing)
+    closing.join()
+    with pytest.raises(UsageError, match="the job is closed"):
+        job.coordinator.order(job.agents[0], "stand still", Nothing())
