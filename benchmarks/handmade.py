@@ -24,8 +24,8 @@ from msgspec import structs
 from rainshed.compiler.cost import FREE, WEIGHTLESS
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster
-from rainshed.compiler.passes.split import Splitter, split
-from rainshed.compiler.pipeline import PASSES, plan_of, run_passes
+from rainshed.compiler.passes.split import Splitter
+from rainshed.compiler.pipeline import PLACED, SHARED, plan_of, run_passes
 from rainshed.compiler.plan import Plan
 from rainshed.compiler.setting import Setting
 from rainshed.ops.ir import Graph, Node
@@ -38,12 +38,13 @@ Rule = Callable[[Graph, int], Layouts]
 def plan_by_hand(graph: Graph, cluster: Cluster, rule: Rule) -> Plan:
     """The plan with the rule's layouts. Whether it fits the memory is not looked at."""
     setting = Setting(cluster=cluster)
-    at = PASSES.index(split)
+    graph = run_passes(graph, setting, SHARED)
+    return plan_of_layouts(graph, setting, rule(graph, len(cluster.machines)))
 
-    def split_by_hand(graph: Graph, setting: Setting) -> Graph:
-        return Splitter(graph, rule(graph, len(setting.cluster.machines))).run()
 
-    placed = run_passes(graph, setting, (*PASSES[:at], split_by_hand, *PASSES[at + 1 :]))
+def plan_of_layouts(graph: Graph, setting: Setting, layouts: Layouts) -> Plan:
+    """The plan of a graph that has been through the passes SHARED, with these layouts."""
+    placed = run_passes(Splitter(graph, layouts).run(), setting, PLACED[1:])
     return structs.replace(plan_of(placed, setting), notes={"strategy": "by hand"})
 
 

@@ -55,6 +55,7 @@ LIGHT = {
 }  # tiles of any other large op, or as many as machines; elsewhere as of a heavy one
 OURS: dict[str, Goal] = {"ours": "both", "ours_fast": "step"}
 SEEDS = 3  # runs of each rival, of which the best counts
+SHORTER = 0.99  # a step that is less than so much of ours is told
 
 
 def cluster_of(machines: int) -> Cluster:
@@ -158,21 +159,41 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def short_of(found: list[dict[str, Any]]) -> list[str]:
-    """Where a rival moves less at our balance, has a shorter step for no more bytes, or a shorter one than ours_fast."""
+def claims(found: list[dict[str, Any]]) -> list[str]:
+    """What the rows say of each rival together, then where one is better than ours in some way."""
+    pairs = [(one, name) for one in found for name in RIVALS if name in one]
     lines = []
-    for one in found:
-        ours, fast = one["ours"], one["ours_fast"]
-        for name in (n for n in RIVALS if n in one):
-            other, where = one[name], f"{one['net']} on {one['machines']}: {name}"
-            less, shorter = other["bytes"] / max(1, ours["bytes"]), other["step_s"] / ours["step_s"]
-            if less < 1 and other["phase_balance"] <= max(BALANCE, ours["phase_balance"]):
-                lines.append(f"{where} moves {less:.3f} of ours")
-            if less <= 1 and shorter < 1:
-                lines.append(f"{where} moves {less:.3f} of ours, in {shorter:.3f} of its step")
-            if other["step_s"] < fast["step_s"]:
-                lines.append(f"{where} takes {other['step_s'] / fast['step_s']:.3f} of the step of ours_fast")
+    for name in RIVALS:
+        of = [one for one, other in pairs if other == name]
+        fewer = [one for one in of if _times(one, name, "bytes") < 1]
+        told = f"{name}: {len(of)} rows, {_range(of, name, 'bytes')} times our bytes, {_range(of, name, 'step_s')} times our step"
+        if fewer:
+            told += f"; in {len(fewer)} rows fewer bytes, and there {_range(fewer, name, 'step_s')} times our step"
+        lines.append(told)
+    for one, name in pairs:
+        less, shorter = _times(one, name, "bytes"), _times(one, name, "step_s")
+        where, even = f"{one['net']} on {one['machines']}: {name}", one[name]["phase_balance"]
+        if less < 1 and even <= max(BALANCE, one["ours"]["phase_balance"]):
+            lines.append(f"{where} moves {less:.3f} of ours, as evenly")
+        if less <= 1 and shorter < 1:
+            lines.append(f"{where} moves {less:.3f} of ours, in {shorter:.3f} of its step")
+        if shorter < SHORTER:
+            lines.append(f"{where} takes {shorter:.3f} of the step of ours, and moves {less:.3f} of its bytes")
+        if one[name]["step_s"] < one["ours_fast"]["step_s"]:
+            lines.append(
+                f"{where} takes {one[name]['step_s'] / one['ours_fast']['step_s']:.3f} of the step of ours_fast"
+            )
     return lines
+
+
+def _times(one: dict[str, Any], name: str, what: str) -> float:
+    """In units of ours."""
+    return float(one[name][what] / max(1e-12, one["ours"][what]))
+
+
+def _range(found: list[dict[str, Any]], name: str, what: str) -> str:
+    times = [_times(one, name, what) for one in found]
+    return f"{min(times):.3f} to {max(times):.2f}" if times else "no"
 
 
 def main() -> None:
@@ -187,7 +208,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.table:
         read = [one for file in args.table for one in json.loads(file.read_text())["rows"]]
-        print("\n".join([table(read), "", *short_of(read)]))
+        print("\n".join([table(read), "", *claims(read)]))
         return
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)

@@ -24,8 +24,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -109,26 +109,38 @@ def feeds_of(plan: Plan) -> dict[str, np.ndarray]:
 
 # -- the coordinator, which runs at the hub ---------------------------------------------------------------------------
 def coordinate(hosts: int, address: str, steps: int) -> dict[str, Any]:
-    options = JobOptions(
-        backend="join",
-        listen=f"tcp://{address}:{PORT}",
-        token=read_token(),
-        on_wait=lambda at, _: print(at, flush=True),
-    )
-    with Job(hosts, options) as job:
+    with joined_job(hosts, address) as job:
         cluster = calibrate(job)
         rows = [_row(job, cluster, *plan, steps) for plan in PLANS]
     return {"cluster": cluster.to_data(), "rows": rows}
 
 
+def joined_job(hosts: int, address: str) -> Job:
+    """The job of the workers that join at this address. Prints a line when it listens."""
+    return Job(
+        hosts,
+        JobOptions(
+            backend="join",
+            listen=f"tcp://{address}:{PORT}",
+            token=read_token(),
+            on_wait=lambda at, _: print(at, flush=True),
+        ),
+    )
+
+
 def _row(job: Job, cluster: rs.Cluster, net: str, batch: int, strategy: str, most: int) -> dict[str, Any]:
     plan = rs.compile(NETS[net](batch), cluster, strategy=strategy)
+    count = max(LEAST, min(most, int(LONGEST_S / plan.prediction.step_s)))
+    return {"net": net, "batch": batch, "strategy": strategy, **measured(job, cluster, plan, count)}
+
+
+def measured(job: Job, cluster: rs.Cluster, plan: Plan, count: int) -> dict[str, Any]:
+    """What the steps of a plan take on the workers of a job, and what was predicted of them."""
     before = measured_plan(job, plan, job.agents)
     deployment = job.deploy(plan, job.agents)
     deployment.init(0)
     feeds = feeds_of(plan)
     deployment.run(0, feeds)
-    count = max(LEAST, min(most, int(LONGEST_S / plan.prediction.step_s)))
     steps = [deployment.moments(1 + i) for i in range(WARM + count)][WARM:]
     times = [(max(m.end_ns for m in step) - min(m.start_ns for m in step)) / 1e9 for step in steps]
     deployment.release()
@@ -138,9 +150,6 @@ def _row(job: Job, cluster: rs.Cluster, net: str, batch: int, strategy: str, mos
     p = plan.prediction
     predicted_s = (before.prediction.step_s + after.prediction.step_s) / 2
     return {
-        "net": net,
-        "batch": batch,
-        "strategy": strategy,
         "rated_s": p.step_s,
         "predicted_s": predicted_s,
         "predicted_spread_s": sorted((before.prediction.step_s, after.prediction.step_s)),
@@ -164,7 +173,19 @@ def core_seconds(plan: Plan, cluster: rs.Cluster) -> float:
 
 # -- the hosts around it ----------------------------------------------------------------------------------------------
 def measure(hosts: int, rate: str, steps: int) -> dict[str, Any]:
-    """Make the hosts, start workers and coordinator on them, and give what the coordinator prints."""
+    """What the coordinator measures on such hosts."""
+    found = on_hosts(hosts, rate, ["-m", "benchmarks.simulated", "--hosts", str(hosts), "--steps", str(steps)])
+    return {"hosts": hosts, "rate": rate, **found, **agreement(found["rows"])}
+
+
+def on_hosts(
+    hosts: int, rate: str, words: Sequence[str], hold: Callable[[int], AbstractContextManager[object]] = nullcontext
+) -> dict[str, Any]:
+    """Make the hosts, start a worker on each and a coordinator at the hub, and give the JSON object that this prints.
+
+    words  of Python: the coordinator, which is told its address by `--inside`, and prints a line when it listens
+    hold   what is done to the process of each worker while it runs
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         token = folder / "token"
@@ -172,22 +193,22 @@ def measure(hosts: int, rate: str, steps: int) -> dict[str, Any]:
         token.write_text(os.urandom(32).hex())
         lab = stack.enter_context(NetLab(hosts, rate))
         environment = {**os.environ, "RAINSHED_TOKEN_FILE": str(token), "OPENBLAS_NUM_THREADS": "1"}
-        words = [sys.executable, "-m", "benchmarks.simulated", "--inside", lab.hub_address, "--hosts", str(hosts)]
-        coordinator = lab.hub_popen([*words, "--steps", str(steps)], env=environment, cwd=ROOT, stdout=subprocess.PIPE)
+        command = [sys.executable, *words, "--inside", lab.hub_address]
+        coordinator = lab.hub_popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE)
         stack.callback(_end, coordinator)
         assert coordinator.stdout is not None
-        coordinator.stdout.readline()  # it listens
+        coordinator.stdout.readline()
         for i in range(hosts):
             uri = f"tcp://{lab.address(i)}:0"
             join = [sys.executable, "-m", "rainshed", "worker", "--join", f"{lab.hub_address}:{PORT}"]
-            stack.callback(
-                _end, lab.popen(i, [*join, "--name", f"host{i}", "--listen", uri], env=environment, cwd=ROOT)
-            )
+            worker = lab.popen(i, [*join, "--name", f"host{i}", "--listen", uri], env=environment, cwd=ROOT)
+            stack.callback(_end, worker)
+            stack.enter_context(hold(worker.pid))
         out, _ = coordinator.communicate(timeout=TIMEOUT_S)
         if coordinator.returncode:
             raise SystemExit(f"the coordinator ended with {coordinator.returncode}")
         found: dict[str, Any] = json.loads(out)
-        return {"hosts": hosts, "rate": rate, **found, **agreement(found["rows"])}
+        return found
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

@@ -152,18 +152,21 @@ class Search:
     def _beside(
         self, node: Node, access: Access, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]
     ) -> tuple[Layout, ...]:
-        """The layout that is given, or those that follow the operands and the variable in which the value ends."""
+        """The layout that is given, or those that follow the operands and the target: the gradient of a value where that lies."""
         assert self.given is not None
         if node in self.given:
             return (self.given[node],)
+        weights = any(value.op.name == "variable" for value in node.inputs)
         found: dict[Layout | None, None] = {}
         if self.target.get(node) in self.facts:
             found[followed(access, access.output, shape, self._lies(self.target[node]))] = None
         for value, reaches, size in zip(node.inputs, access.inputs, shapes, strict=True):
             if value in self.facts and size:
                 found[followed(access, reaches, size, self._lies(value))] = None
+        # the gradient of a placed value lies with it before all else; but products are made where their weights are
+        first = next(iter(found), None) if self.target.get(node) in self.given and not weights else None
         layouts = [one for one in found if one is not None]
-        layouts.sort(key=lambda one: (-len(set(one.homes)), len(one.homes)))  # on many machines, in few tiles
+        layouts.sort(key=lambda one: (one is not first, -len(set(one.homes)), len(one.homes)))  # on many, in few tiles
         return tuple(layouts[:MOST_BESIDE])
 
     def _lies(self, value: Node) -> list[Piece]:
@@ -175,9 +178,15 @@ class Search:
         ]
 
     def _targets(self) -> dict[Node, Node]:
-        """The variable in which a value ends: its gradient, its update, and what of the same shape these are made from."""
+        """What a value should lie with: the variable in which it ends as a gradient or an update, or a placed value, of its
+        shape, that it is made from; and so what of the same shape these are made from."""
         found = dict(self._stored(self.nodes))
+        values = {v for v in self.given or () if v.op.name != "variable"}
         for node in reversed(self.nodes):
+            if node not in found and node.origin.backward:
+                placed = next((v for v in node.inputs if v in values and v.type == node.type), None)
+                if placed is not None:
+                    found[node] = placed
             if node in found:
                 for value in node.inputs:
                     if value.origin.backward and value.type == found[node].type:

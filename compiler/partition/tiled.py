@@ -15,6 +15,7 @@ from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition.atoms import Tiling, tiling
 from rainshed.compiler.partition.derive import joined, regions_as_pieces
 from rainshed.compiler.partition.placement import Aim, place_tiles
+from rainshed.compiler.partition.search import Search
 from rainshed.ops.access import Box, Reach
 from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import TupleType, fixed
@@ -35,6 +36,19 @@ def tile_layouts(graph: Graph, cluster: Cluster, aim: Aim) -> Mapping[Node, Layo
     tiles = tiling(forward_part(graph), parts)
     home = place_tiles(tiles, cluster, aim).home
     return layouts_of(tiles, home)
+
+
+def placed_layouts(graph: Graph, cluster: Cluster, tiles: Tiling, home: np.ndarray) -> dict[Node, Layout]:
+    """The layouts of a whole graph whose forward part lies under a placement; all else is computed where its operands lie.
+
+    tiles  of `forward_part(graph)`
+    home   the number of the machine of each vertex
+    """
+    search = Search(graph, cluster, given=layouts_of(tiles, home))
+    search.start(lambda *_: 0)
+    search.improve()
+    search.settle()
+    return {node: search.facts[node].kind.options[i].layout for node, i in search.chosen.items()}
 
 
 def layouts_of(tiles: Tiling, home: np.ndarray) -> dict[Node, Layout]:

@@ -10,7 +10,6 @@ import pytest
 from compiler_kit import laid_out, sent_elements
 
 import rainshed as rs
-from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.partition.atoms import Tiling, tiling
 from rainshed.compiler.partition.hasten import hasten
@@ -26,15 +25,13 @@ from rainshed.compiler.partition.placement import (
     task_of,
 )
 from rainshed.compiler.partition.refine import Task, crossing, excess, refine
-from rainshed.compiler.partition.search import Search
 from rainshed.compiler.partition.seeds import bisected, blocks
 from rainshed.compiler.partition.simulate_tiles import Rates, simulate_tiles
-from rainshed.compiler.partition.strategy import on_one
-from rainshed.compiler.partition.tiled import forward_part, layouts_of
+from rainshed.compiler.partition.tiled import forward_part, layouts_of, placed_layouts
 from rainshed.compiler.pipeline import SHARED, run_passes
 from rainshed.compiler.plan import Run
 from rainshed.compiler.setting import Setting
-from rainshed.ops.ir import Graph, Node
+from rainshed.ops.ir import Graph
 
 
 def cluster(*speeds: float) -> Cluster:
@@ -69,18 +66,8 @@ def test_squares_of_a_local_network_move_halos(g: int, k: int) -> None:
     halo = 2 * (g - 1) * (k - 1) * size * channels + ((g - 1) * (k - 1)) ** 2 * channels
     loss = g * g - 1
     assert crossing(task_of(tiles, there, Aim()), home) == 4 * (2 * halo + loss)
-    assert 4 * sent_elements(laid_out(graph, followed_by_all(graph, tiles, home, there), g * g)) == 4 * (
-        2 * halo + loss
-    )
+    assert 4 * sent_elements(laid_out(graph, placed_layouts(graph, there, tiles, home), g * g)) == 4 * (2 * halo + loss)
     assert phase_balance(tiles, there, home) == pytest.approx(1)
-
-
-def followed_by_all(graph: Graph, tiles: Tiling, home: np.ndarray, there: Cluster) -> dict[Node, Layout]:
-    """The layouts of placed tiles, and of all that is computed where its operands lie."""
-    search = Search(graph, there, given=layouts_of(tiles, home))
-    search.start(on_one)
-    search.improve()
-    return {node: search.facts[node].kind.options[i].layout for node, i in search.chosen.items()}
 
 
 def test_the_gradient_of_a_mean_of_squares_crosses_nowhere() -> None:
@@ -335,3 +322,15 @@ def test_tiles_that_wait_take_their_time() -> None:
     there = int(tasks.nbytes[tasks.maker == 0].sum())
     beside = tasks.work[2] + tasks.behind[2]  # of the loss, while the second layer's gradients are computed
     assert apart == pytest.approx(alone - beside / 1e3 + 2 * (there / 1e3 + 0.5))
+
+
+def test_gradients_of_layers_in_turn_come_back_as_the_values_went() -> None:
+    """Recurrent layers, each whole on one machine: nothing but what its tiles say crosses, forwards and backwards."""
+    sequence = rs.input("sequence", (4, 3, 16))
+    loss = rs.mean(rs.square(rs.layers.lstm(sequence, 16, layers=2)))
+    there = cluster(1, 1)
+    graph = run_passes(rs.graph(loss=loss, optimizer=rs.SGD(0.1)), Setting(cluster=there), SHARED)
+    tiles = tiling(forward_part(graph), 4)
+    home = starts_of(tiles, there)["layers"]
+    sent = 4 * sent_elements(laid_out(graph, placed_layouts(graph, there, tiles, home), 2))
+    assert sent == crossing(task_of(tiles, there, Aim()), home)
