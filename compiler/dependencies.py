@@ -29,20 +29,18 @@ def is_static(program: Program, instruction: Instruction) -> bool:
 
 
 def reads(instruction: Instruction) -> tuple[int, ...]:
-    kind = type(instruction)  # asked of every instruction of large plans: a third of the time of `match`
-    if kind is Run:
+    if isinstance(instruction, Run):
         inputs = instruction.inputs
         return inputs if len(inputs) < 2 else tuple(dict.fromkeys(inputs))
-    return (instruction.value,) if kind is Send or kind is Assign else ()
+    return (instruction.value,) if isinstance(instruction, (Send, Assign)) else ()
 
 
 def writes(instruction: Instruction) -> tuple[int, ...]:
-    kind = type(instruction)
-    if kind is Run:
+    if isinstance(instruction, Run):
         return instruction.outputs
-    if kind is Recv:
+    if isinstance(instruction, Recv):
         return (instruction.value,)
-    return (instruction.variable,) if kind is Assign else ()
+    return (instruction.variable,) if isinstance(instruction, Assign) else ()
 
 
 def dependencies(program: Program) -> tuple[tuple[int, ...], ...]:
