@@ -1,10 +1,11 @@
 """Figure 3 of the DistBelief paper, simulated: the speed-up of one model instance on 1 to 144 machines.
 
-    python -m benchmarks.figure3 [--nets images] [--machines 1 4 16] [--json] [--out figure3.svg] [--smoke]
+    python -m benchmarks.figure3 [--nets images] [--machines 1 4 16] [--kept plans.jsonl] [--json] [--out figure3.svg] [--smoke]
 
 Every point is a plan of the compiler and its simulated step: forward, backward and the update of simple SGD on one mini-batch.
 Beside the automatic plan are plans as made by hand (benchmarks/handmade.py). The speed-up is against one machine. Machines and
-network are those of 2012, as options; none of them was measured, and the paper states none but the number of cores.
+network are those of 2012, as options; none of them was measured, and the paper states none but the number of cores. With --kept
+what has been simulated is kept in a file, so that the figure can be made in pieces.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,6 @@ from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan, Run
 from rainshed.compiler.timing import step_seconds
 
-MACHINES = (1, 2, 4, 8, 16, 32, 36, 64, 81, 100, 128, 144)
 SMOKE_NETS, SMOKE_MACHINES = ("speech", "80M"), (1, 2)
 AUTO = "auto"
 STEPS, SEED = 5, 0  # of uneven steps
@@ -80,12 +81,23 @@ class Cell:
     plan: str
 
 
-def cells(nets: list[str], machines: list[int], plans: list[str]) -> Iterator[Cell]:
-    """The largest first, so that processes end together. One machine is what all others are compared with."""
-    for count in sorted({1, *machines}, reverse=True):
-        for net in nets:
-            names = (AUTO, *NETWORKS[net].by_hand) if count > 1 else (AUTO,)
-            yield from (Cell(net, count, name) for name in names if count == 1 or name in plans)
+def cells(columns: Iterable[tuple[str, int]], plans: list[str]) -> list[Cell]:
+    """The plans of some networks on so many machines. One machine is what all others are compared with."""
+    found: list[Cell] = []
+    for net, count in columns:
+        names = (AUTO, *NETWORKS[net].by_hand) if count > 1 else (AUTO,)
+        found += [Cell(net, 1, AUTO), *(Cell(net, count, name) for name in names if count == 1 or name in plans)]
+    return list(dict.fromkeys(found))
+
+
+def read_kept(path: Path, given: Assumptions) -> dict[Cell, dict[str, Any]]:
+    """What a file has of plans under these assumptions: a line for each."""
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        one = json.loads(line)
+        if one.pop("assumptions") == asdict(given):
+            found[Cell(one.pop("net"), one.pop("machines"), one.pop("plan"))] = one
+    return found
 
 
 def measure(cell: Cell, given: Assumptions) -> dict[str, Any]:
@@ -124,11 +136,15 @@ def uneven_step(plan: Plan, cluster: Cluster, jitter: float) -> float:
     return statistics.mean(steps)
 
 
-def simulate(todo: list[Cell], given: Assumptions, jobs: int) -> dict[Cell, dict[str, Any]]:
-    """All plans, on so many processes of this computer; a line to stderr for each."""
-    found = {}
-    for cell, one in _measured(todo, given, jobs):
+def simulate(todo: list[Cell], given: Assumptions, jobs: int, kept: Path | None = None) -> dict[Cell, dict[str, Any]]:
+    """All plans that are not kept, on so many processes of this computer; a line to stderr for each."""
+    known = read_kept(kept, given) if kept else {}
+    found = {cell: known[cell] for cell in todo if cell in known}
+    for cell, one in _measured([cell for cell in todo if cell not in known], given, jobs):
         found[cell] = one
+        if kept:
+            with kept.open("a") as file:
+                file.write(json.dumps({**asdict(cell), **one, "assumptions": asdict(given)}) + "\n")
         line = (
             f"{len(found)}/{len(todo)} {cell.net}, {cell.machines} machines, {cell.plan}: {one['step_s'] * 1e3:.1f} ms"
         )
@@ -137,6 +153,9 @@ def simulate(todo: list[Cell], given: Assumptions, jobs: int) -> dict[Cell, dict
 
 
 def _measured(todo: list[Cell], given: Assumptions, jobs: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    todo = sorted(todo, key=lambda cell: -cell.machines)  # the largest first, so that processes end together
+    if jobs == 0:
+        return
     if jobs == 1:
         yield from ((cell, measure(cell, given)) for cell in todo)
         return
@@ -145,17 +164,18 @@ def _measured(todo: list[Cell], given: Assumptions, jobs: int) -> Iterator[tuple
         yield from ((futures[done], done.result()) for done in as_completed(futures))
 
 
-def rows_of(found: Mapping[Cell, dict[str, Any]], nets: list[str], machines: list[int]) -> list[dict[str, Any]]:
+def rows_of(found: Mapping[Cell, dict[str, Any]], columns: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
     """A row for each network and number of machines; every plan with its speed-up against one machine."""
     rows = []
-    for net in nets:
+    for net, count in columns:
+        if Cell(net, 1, AUTO) not in found:
+            raise SystemExit(f"{net} on one machine is not kept: all others are compared with it")
         alone = found[Cell(net, 1, AUTO)]["step_s"]
-        for count in machines:
-            names = [n for n in (AUTO, *NETWORKS[net].by_hand) if Cell(net, count, n) in found]
-            made = {name: found[Cell(net, count, name)] for name in names}
-            plans = {name: one | {"speedup": alone / one["step_s"]} for name, one in made.items()}
-            row = {"net": net, "machines": count, "paper": NETWORKS[net].paper.get(count), "plans": plans}
-            rows.append(row)
+        names = [n for n in (AUTO, *NETWORKS[net].by_hand) if Cell(net, count, n) in found]
+        made = {name: found[Cell(net, count, name)] for name in names}
+        plans = {name: one | {"speedup": alone / one["step_s"]} for name, one in made.items()}
+        if plans:
+            rows.append({"net": net, "machines": count, "paper": NETWORKS[net].paper.get(count), "plans": plans})
     return rows
 
 
@@ -184,14 +204,34 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The speed-ups as docs/figure3.md shows them: a table for each network, a column for each number of machines."""
+    tables = []
+    for net in dict.fromkeys(row["net"] for row in rows):
+        own = [row for row in rows if row["net"] == net and row["machines"] > 1]
+        plans = (AUTO, *NETWORKS[net].by_hand)
+        lines = {"paper": [row["paper"] for row in own]} | {
+            plan: [row["plans"].get(plan, {}).get("speedup") for row in own] for plan in plans
+        }
+        names = {"paper": "the paper", AUTO: "automatic"}
+        head = [net, *(str(row["machines"]) for row in own)]
+        body = [[names.get(k, k), *("" if x is None else f"{x:.2f}" for x in line)] for k, line in lines.items()]
+        tables.append("\n".join(f"| {' | '.join(line)} |" for line in (head, ["---", *["---:"] * len(own)], *body)))
+    return "\n\n".join(tables)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", help="words out of their names: speech images 80M ...; default all")
-    parser.add_argument("--machines", nargs="+", type=int, help=f"default {' '.join(map(str, MACHINES))}")
+    parser.add_argument(
+        "--machines", nargs="+", type=int, help="default: those of the network in benchmarks/figure3_nets.py"
+    )
     parser.add_argument("--plans", nargs="+", choices=[AUTO, *RULES], default=[AUTO, *RULES])
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--markdown", action="store_true", help="the tables of docs/figure3.md")
     parser.add_argument("--out", help="the picture, .svg or .png; default figure3.svg; needs matplotlib")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--kept", type=Path, help="a file of plans made before; what it lacks is simulated and added")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; 0: only what is kept is shown")
     parser.add_argument("--smoke", action="store_true", help="other defaults: two networks, two machines, no picture")
     for each in fields(Assumptions):
         kind = int if isinstance(each.default, int) else float
@@ -199,7 +239,7 @@ def _arguments() -> argparse.Namespace:
         parser.add_argument(name, type=kind, default=each.default, help=f"default {each.default:g}")
     args = parser.parse_args()
     args.out = args.out or ("" if args.smoke else "figure3.svg")
-    args.machines = sorted(set(args.machines or (SMOKE_MACHINES if args.smoke else MACHINES)))
+    args.machines = sorted(set(args.machines or (SMOKE_MACHINES if args.smoke else ())))
     words = args.nets or (SMOKE_NETS if args.smoke else NETWORKS)
     args.nets = [net for net in NETWORKS if any(word in net for word in words)]
     wrong = [m for m in args.machines if m < 1]
@@ -211,8 +251,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     args = _arguments()
     given = Assumptions(**{each.name: getattr(args, each.name) for each in fields(Assumptions)})
-    found = simulate(list(cells(args.nets, args.machines, args.plans)), given, args.jobs)
-    rows = rows_of(found, args.nets, args.machines)
+    columns = [(net, count) for net in args.nets for count in args.machines or NETWORKS[net].machines]
+    rows = rows_of(simulate(cells(columns, args.plans), given, args.jobs, args.kept), columns)
     networks = [{"net": k, "parameters": parameters(n.graph(1)), "stated": n.parameters} for k, n in NETWORKS.items()]
     if args.out:
         draw(rows, asdict(given), args.out)
@@ -223,7 +263,7 @@ def main() -> None:
             )
         )
         return
-    print(table(rows))
+    print(markdown(rows) if args.markdown else table(rows))
     print("\n".join(slower(rows) or ["no plan made by hand is faster than the automatic one"]))
 
 

@@ -60,6 +60,7 @@ class Network:
     parameters  as the paper says
     paper       machines -> speed-up; at those of `clipped` the curve leaves the figure, and has no marker
     by_hand     which plans a person would make (benchmarks/handmade.py)
+    machines    how many machines are simulated: as in the paper, and 81 and 144 that it speaks of
     """
 
     graph: Callable[[int], Graph]
@@ -67,6 +68,7 @@ class Network:
     paper: Mapping[int, float]
     clipped: tuple[int, ...] = ()
     by_hand: tuple[str, ...] = ("blocks", "layers")
+    machines: tuple[int, ...] = (1, 2, 4, 8, 16, 36, 64, 81, 100, 144)
 
 
 NETWORKS: Mapping[str, Network] = {
@@ -75,6 +77,7 @@ NETWORKS: Mapping[str, Network] = {
         42e6,
         {1: 1.0, 2: 1.36, 4: 1.85, 8: 2.23, 16: 0.95, 32: 1.36, 64: 1.41, 128: 1.15},
         by_hand=("columns", "grids", "layers"),
+        machines=(1, 2, 4, 8, 16, 32, 64, 81, 100, 144),
     ),
     "images 80M": Network(
         Images(8, ((2, 2), (3, 1), (4, 4))).graph,

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from msgspec import structs
 
+from rainshed.compiler.collector import at_rest
 from rainshed.compiler.cost import FREE, WEIGHTLESS
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster
@@ -35,6 +36,7 @@ Layouts = dict[Node, Layout]
 Rule = Callable[[Graph, int], Layouts]
 
 
+@at_rest()
 def plan_by_hand(graph: Graph, cluster: Cluster, rule: Rule) -> Plan:
     """The plan with the rule's layouts. Whether it fits the memory is not looked at."""
     setting = Setting(cluster=cluster)

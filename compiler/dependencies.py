@@ -11,7 +11,7 @@ Freeing takes no action of its own: it is the edge from a value's last readers t
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from rainshed.compiler.plan import ARENA, FED, KEPT, Assign, Free, Instruction, Program, Recv, Run, Send
 from rainshed.ops.errors import PlanError
@@ -22,32 +22,25 @@ REDUCE_UP_TO = 20_000  # instructions; beyond, the ancestor sets of the reductio
 def is_static(program: Program, instruction: Instruction) -> bool:
     """Whether this is a constant that is computed once, when the program is loaded."""
     return (
-        isinstance(instruction, Run)
+        type(instruction) is Run
         and instruction.op == "constant"
         and all(program.values[v].place == KEPT for v in instruction.outputs)
     )
 
 
 def reads(instruction: Instruction) -> tuple[int, ...]:
-    match instruction:
-        case Run(inputs=inputs):
-            return tuple(dict.fromkeys(inputs))
-        case Send(value=value) | Assign(value=value):
-            return (value,)
-        case _:
-            return ()
+    if isinstance(instruction, Run):
+        inputs = instruction.inputs
+        return inputs if len(inputs) < 2 else tuple(dict.fromkeys(inputs))
+    return (instruction.value,) if isinstance(instruction, (Send, Assign)) else ()
 
 
 def writes(instruction: Instruction) -> tuple[int, ...]:
-    match instruction:
-        case Run(outputs=outputs):
-            return outputs
-        case Recv(value=value):
-            return (value,)
-        case Assign(variable=variable):
-            return (variable,)
-        case _:
-            return ()
+    if isinstance(instruction, Run):
+        return instruction.outputs
+    if isinstance(instruction, Recv):
+        return (instruction.value,)
+    return (instruction.variable,) if isinstance(instruction, Assign) else ()
 
 
 def dependencies(program: Program) -> tuple[tuple[int, ...], ...]:
@@ -82,26 +75,43 @@ class _Finder:
         self._arenas: dict[str, tuple[list[int], list[tuple[int, int, int]]]] = {}  # starts; (start, end, value)
 
     def add(self, i: int, instruction: Instruction) -> None:
-        where = f"instruction {i} of {self._program.machine}"
-        if is_static(self._program, instruction):
-            self._close(i, ())
-        elif isinstance(instruction, Free):
-            self.require_live(instruction.value, where)
-            self._freed[instruction.value] = self._last(self._users(instruction.value))
-            self._close(i, ())
-        else:
-            before: set[int] = set()
-            for value in reads(instruction):
-                self.require_live(value, where)
-                writer = self._writer[value]
-                if writer is not None:
-                    before.add(writer)
-            for value in writes(instruction):
-                before.update(self._write(value, i, where))
-            for value in reads(instruction):
-                self._readers.setdefault(value, []).append(i)
-            before.discard(i)
-            self._close(i, self._last(before))
+        before: Sequence[int] = ()
+        if type(instruction) is Free:
+            value = instruction.value
+            if value in self._freed or value not in self._writer:
+                self.require_live(value, self._where(i))
+            self._freed[value] = self._last(self._users(value))
+        elif not is_static(self._program, instruction):
+            before = self._last(self._needed(i, instruction))
+        self.before.append(tuple(before))
+        if self._reduce:
+            mine = 0
+            for j in before:
+                mine |= self._ancestors[j] | 1 << j
+            self._ancestors.append(mine)
+
+    def _needed(self, i: int, instruction: Instruction) -> list[int]:
+        """Who must be done before the instruction: who wrote what it reads, and the last users of what lay where it writes."""
+        found: list[int] = []
+        read = reads(instruction)
+        for value in read:
+            if value in self._freed or value not in self._writer:
+                self.require_live(value, self._where(i))
+            writer = self._writer[value]
+            if writer is not None:
+                found.append(writer)
+        for value in writes(instruction):
+            found += self._write(value, i)
+        for value in read:
+            readers = self._readers.get(value)
+            if readers is None:
+                self._readers[value] = [i]
+            else:
+                readers.append(i)
+        return [j for j in found if j != i]
+
+    def _where(self, i: int) -> str:
+        return f"instruction {i} of {self._program.machine}"
 
     def require_live(self, value: int, where: str) -> None:
         if not 0 <= value < len(self._values):
@@ -111,33 +121,34 @@ class _Finder:
         if value not in self._writer:
             raise PlanError(f"{where}: value {value} is not known yet")
 
-    def _write(self, value: int, i: int, where: str) -> Iterable[int]:
+    def _write(self, value: int, i: int) -> Sequence[int]:
         if not 0 <= value < len(self._values):
-            raise PlanError(f"{where}: there is no value {value}", values=len(self._values))
+            raise PlanError(f"{self._where(i)}: there is no value {value}", values=len(self._values))
         place = self._values[value].place
         if place == FED:
-            raise PlanError(f"{where}: writes value {value}, which is fed")
+            raise PlanError(f"{self._where(i)}: writes value {value}, which is fed")
+        before: Sequence[int]
         if place == KEPT:
             before = self._users(value)
         elif value in self._writer:
-            raise PlanError(f"{where}: value {value} is written twice")
+            raise PlanError(f"{self._where(i)}: value {value} is written twice")
         else:
-            before = self._occupy(value, where)
+            before = self._occupy(value, i)
         self._writer[value] = i
         self._readers[value] = []
         return before
 
-    def _occupy(self, value: int, where: str) -> list[int]:
+    def _occupy(self, value: int, i: int) -> Sequence[int]:
         """Put the value into its place of the arena; the last users of what lay there."""
         v = self._values[value]
-        arena = self._program.arena_of(v.unit)
-        if v.place != ARENA or v.offset < 0 or v.offset + v.nbytes > arena:
-            found = f"{v.place}, {v.offset} to {v.offset + v.nbytes} of {arena} bytes"
-            raise PlanError(f"{where}: value {value} has no place in the arena", found=found)
-        if not v.nbytes:
-            return []
+        arena, nbytes = self._program.arena_of(v.unit), v.nbytes
+        start, end = v.offset, v.offset + nbytes
+        if v.place != ARENA or start < 0 or end > arena:
+            found = f"{v.place}, {start} to {end} of {arena} bytes"
+            raise PlanError(f"{self._where(i)}: value {value} has no place in the arena", found=found)
+        if not nbytes:
+            return ()
         starts, spans = self._arenas.setdefault(v.unit, ([], []))
-        start, end = v.offset, v.offset + v.nbytes
         first = max(0, bisect_right(starts, start) - 1)
         if first < len(spans) and spans[first][1] <= start:
             first += 1
@@ -145,9 +156,11 @@ class _Finder:
         before: list[int] = []
         kept = [(start, end, value)]
         for low, high, other in spans[first:last]:
-            if other not in self._freed:
+            freed = self._freed.get(other)
+            if freed is None:
+                where = self._where(i)
                 raise PlanError(f"{where}: value {value} takes the place of value {other}, which is still needed")
-            before.extend(self._freed[other])
+            before += freed
             if low < start:
                 kept.insert(0, (low, start, other))
             if high > end:
@@ -162,8 +175,10 @@ class _Finder:
         readers = self._readers.get(value, [])
         return readers if writer is None else [*readers, writer]
 
-    def _last(self, users: Iterable[int]) -> tuple[int, ...]:
+    def _last(self, users: Sequence[int]) -> tuple[int, ...]:
         """Those of the users that no other of them waits for."""
+        if len(users) < 2:
+            return tuple(users)
         found: list[int] = []
         covered = 0
         for i in sorted(set(users), reverse=True):
@@ -172,12 +187,5 @@ class _Finder:
             found.append(i)
             if self._reduce:
                 covered |= self._ancestors[i]
-        return tuple(reversed(found))
-
-    def _close(self, i: int, before: tuple[int, ...]) -> None:
-        self.before.append(before)
-        if self._reduce:
-            mine = 0
-            for j in before:
-                mine |= self._ancestors[j] | 1 << j
-            self._ancestors.append(mine)
+        found.reverse()
+        return tuple(found)

@@ -28,7 +28,6 @@ from rainshed.compiler.plan import (
     Value,
     Variable,
 )
-from rainshed.compiler.room import rested
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.units import HOST
 from rainshed.ops.access import Box, whole
@@ -41,12 +40,8 @@ from rainshed.ops.types import TensorType, TupleType, fixed
 MOST_PACKED = 10_000  # nodes of a plan; of larger ones the arenas are packed only where memory is short
 
 
-def lower(
-    graph: Graph, order: list[Node], setting: Setting, *, rest: bool = False
-) -> tuple[tuple[Program, ...], tuple[Transfer, ...]]:
+def lower(graph: Graph, order: list[Node], setting: Setting) -> tuple[tuple[Program, ...], tuple[Transfer, ...]]:
     """The programs of all machines of the cluster, and the list of transfers.
-
-    rest    larger arenas, in which no place is taken again by what could be computed while its last users wait for bytes
 
     In      `order` is a schedule of the graph
     Out     one program per machine, also for one that has nothing to do; every Recv has one Send of the same size
@@ -65,9 +60,14 @@ def lower(
     for node in graph.roots:
         _share_of(node, shares).roots.add(node)
     clock = Clock(setting.cluster)
-    pack = setting.thrifty or len(order) <= MOST_PACKED
-    programs = tuple(_Lowering(share, keys, clock).program(pack, rest) for share in shares.values())
+    pack = packed(order, setting)
+    programs = tuple(_Lowering(share, keys, clock).program(pack) for share in shares.values())
     return programs, _transfers(graph, keys)
+
+
+def packed(order: list[Node], setting: Setting) -> bool:
+    """Whether arenas are packed: it takes time."""
+    return setting.thrifty or len(order) <= MOST_PACKED
 
 
 @dataclass(slots=True)
@@ -164,7 +164,7 @@ class _Lowering:
             self.moved.setdefault(node, []).append(name)
         self.shown = {node for _, node, _ in share.outputs}
 
-    def program(self, pack: bool, rest: bool) -> Program:
+    def program(self, pack: bool) -> Program:
         for node in self.share.order:
             self._node(node)
         self._assign()
@@ -172,7 +172,7 @@ class _Lowering:
             Output(name=name, value=self.number[node], box=root_box(node), whole=shape)
             for name, node, shape in self.share.outputs
         ]
-        arenas = self._allocate(pack, rest)
+        arenas = self._allocate(pack)
         kept = [n for v, n in zip(self.values, self.nbytes, strict=True) if v.place == KEPT and v.unit == HOST]
         return Program(
             machine=self.share.machine,
@@ -187,14 +187,12 @@ class _Lowering:
             unit_arenas=dict(sorted(arenas.items())),
         )
 
-    def _allocate(self, pack: bool, rest: bool) -> dict[str, int]:
+    def _allocate(self, pack: bool) -> dict[str, int]:
         """Give the values in arenas their offsets; the bytes of each unit's arena."""
         peaks: dict[str, int] = {}
         for unit, lives in self.lives.items():
-            ended = {v: life._replace(last=min(life.last, len(self.instructions))) for v, life in lives.items()}
-            offsets, peaks[unit] = allocate(
-                rested(self.instructions, ended) if rest else list(ended.values()), pack=pack
-            )
+            ended = [life._replace(last=min(life.last, len(self.instructions))) for life in lives.values()]
+            offsets, peaks[unit] = allocate(ended, pack=pack)
             for number, offset in zip(lives, offsets, strict=True):
                 self.values[number] = structs.replace(self.values[number], offset=offset)
         return peaks

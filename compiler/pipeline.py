@@ -14,7 +14,7 @@ from rainshed.compiler.check import check_graph
 from rainshed.compiler.collector import at_rest
 from rainshed.compiler.explain import kept_candidates
 from rainshed.compiler.limits import memory_lack, memory_needed, spread_memory
-from rainshed.compiler.lower import lower
+from rainshed.compiler.lower import lower, packed
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition.strategy import GUIDED, MIDDLE_S, NAMES, STRATEGIES, guided_seconds, known, rank
 from rainshed.compiler.passes.differentiate import differentiate
@@ -34,8 +34,10 @@ from rainshed.compiler.passes.widen import widen
 from rainshed.compiler.pins import pinned
 from rainshed.compiler.plan import VERSION, Plan, Program
 from rainshed.compiler.reach import all_linked, parts_of, unlinked, widened
+from rainshed.compiler.room import roomy
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.simulate import memory_of, simulate, unit_memory_of
+from rainshed.compiler.simulate import in_other_arenas, memory_of, simulate, unit_memory_of
+from rainshed.compiler.timing import step_seconds
 from rainshed.ops.errors import CompileError, ContractError, UsageError
 from rainshed.ops.ir import Graph
 from rainshed.ops.types import Batch, TensorType, whole_of
@@ -61,7 +63,6 @@ PASSES: tuple[Pass, ...] = (
 NO_PINS: Mapping[str, str] = MappingProxyType({})
 PLANS = 5  # that are made and simulated, of the strategies with the best estimates
 MUCH = 90_000  # instructions of all plans that are made; beyond it only a plan that fits, and one to compare it with, is looked for
-MOST_RESTED = 10_000  # nodes of a plan; larger ones have no second arenas tried
 WORTH_ROOM = 0.98  # larger arenas are taken for a step that is shorter than so much of that with small ones
 WORSE = 1.5  # an estimate so many times the best one is not followed up
 
@@ -304,11 +305,12 @@ def plan_of(graph: Graph, setting: Setting) -> Plan:
     order = schedule(graph, setting)
     programs, transfers = lower(graph, order, setting)
     prediction = simulate(programs, transfers, setting.cluster)
-    if transfers and not setting.thrifty and len(order) <= MOST_RESTED:
-        rested, _ = lower(graph, order, setting, rest=True)
-        other = simulate(rested, transfers, setting.cluster)
-        if other.step_s < WORTH_ROOM * prediction.step_s and not _lacking_memory(rested, setting.cluster):
-            programs, prediction = rested, other
+    if transfers and not setting.thrifty:
+        larger = tuple(roomy(p, pack=packed(order, setting)) for p in programs)
+        if larger != programs and not _lacking_memory(larger, setting.cluster):
+            step_s = step_seconds(larger, setting.cluster)
+            if step_s < WORTH_ROOM * prediction.step_s:
+                programs, prediction = larger, in_other_arenas(prediction, larger, step_s)
     return Plan(
         version=VERSION,
         programs=programs,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from msgspec import structs
+
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.plan import (
     ARENA,
@@ -56,6 +58,12 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
         lower_bound_s=max(even, busiest),
         machines=machines,
     )
+
+
+def in_other_arenas(prediction: Prediction, programs: tuple[Program, ...], step_s: float) -> Prediction:
+    """The prediction for the same programs with values in other places, in which a step takes so long."""
+    machines = {p.machine: structs.replace(prediction.machines[p.machine], memory_bytes=memory_of(p)) for p in programs}
+    return structs.replace(prediction, step_s=step_s, machines=machines)
 
 
 def memory_of(program: Program) -> int:

@@ -55,6 +55,17 @@ def test_images_in_blocks():
     assert four["network_s"] == pytest.approx(two["network_s"], rel=0.15)
 
 
+def test_plans_are_kept_and_shown_without_being_made_again(tmp_path):
+    kept = tmp_path / "plans.jsonl"
+    words = ("--nets", "speech", "--plans", "columns", "--kept", str(kept))
+    first = run(*words, "--machines", "2")
+    assert len(kept.read_text().splitlines()) == 2
+    run(*words, "--machines", "3")
+    found = run(*words, "--machines", "2", "3", "4", "--jobs", "0")
+    assert found["rows"][0] == first["rows"][0] and [row["machines"] for row in found["rows"]] == [2, 3]
+    assert run(*words, "--machines", "2", "--batch", "64")["rows"][0] != first["rows"][0]
+
+
 def test_assumptions_are_options_and_kernels_that_vary_make_a_step_longer(speech):
     found = run("--nets", "speech", "--machines", "2", "--plans", "columns", "--jitter", "0.5")
     assert found["assumptions"] == speech["assumptions"] | {"jitter": 0.5}

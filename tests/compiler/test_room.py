@@ -1,5 +1,7 @@
 """room: places that rest until nobody would wait for them, and plans that are quicker for it."""
 
+import random
+
 import pytest
 from compiler_kit import cluster
 
@@ -10,8 +12,8 @@ from rainshed.compiler.machines import Cluster, Link
 from rainshed.compiler.passes.allocate import Life
 from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.pipeline import PASSES, run_passes
-from rainshed.compiler.plan import ARENA, Free, Program, Recv, Run, Send
-from rainshed.compiler.room import rested
+from rainshed.compiler.plan import ARENA, Free, Instruction, Program, Recv, Run, Send
+from rainshed.compiler.room import rested, roomy
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.timing import step_seconds
 
@@ -49,6 +51,39 @@ def test_a_receive_waits_for_what_all_its_readers_wait_for() -> None:
     assert rested(instructions, lives)[0] == life(0, 2)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_place_rests_until_its_latest_taker_waits_for_all_that_its_users_wait_for(seed: int) -> None:
+    """As one finds by asking every pair of a value and a later maker."""
+    chance = random.Random(seed)
+    instructions: list[Instruction] = []
+    lives: dict[int, Life] = {}
+    waits: dict[int, set[int]] = {}
+    users: dict[int, set[int]] = {}
+    for value in range(40):
+        lives[value] = life(len(instructions), len(instructions))
+        if chance.random() < 0.4:
+            instructions.append(Recv(value, value, "m1"))
+            waits[value] = {value}
+        else:
+            read = tuple(chance.sample(range(value), min(value, 2)))
+            instructions.append(Run(op="add", inputs=read, outputs=(value,)))
+            waits[value] = set().union(*(waits[v] for v in read))
+            for v in read:
+                lives[v] = life(lives[v].first, value)
+                users[v] |= waits[value]
+        users[value] = set(waits[value])
+    readers = {v: [i for i in instructions if isinstance(i, Run) and v in i.inputs] for v in lives}
+    makes = {}  # a receive is of no use before its readers can run
+    for v, instruction in zip(lives, instructions, strict=True):
+        common = [waits[r.outputs[0]] for r in readers[v]] if isinstance(instruction, Recv) else []
+        makes[v] = waits[v] | (set.intersection(*common) if common else set())
+    expected = [
+        life(a.first, max([a.last, *(b.first for w, b in lives.items() if users[v] - makes[w])]))
+        for v, a in lives.items()
+    ]
+    assert rested(instructions, lives) == expected
+
+
 def lowered(*, rest: bool) -> tuple[tuple[Program, ...], float]:
     """A deep network whose layers are cut over two machines, and the seconds of its step."""
     h = rs.input("x", (256, 512))
@@ -57,7 +92,9 @@ def lowered(*, rest: bool) -> tuple[tuple[Program, ...], float]:
     graph = rs.graph(loss=rs.mean(rs.square(h)), optimizer=rs.SGD(0.01))
     told = Setting(cluster=Cluster(machines=cluster(2).machines, default_link=Link(12e6)), strategy="features")
     placed = run_passes(graph, told, PASSES)
-    programs, _ = lower(placed, schedule(placed, told), told, rest=rest)
+    programs, _ = lower(placed, schedule(placed, told), told)
+    if rest:
+        programs = tuple(roomy(p, pack=True) for p in programs)
     return programs, step_seconds(programs, told.cluster)
 
 
