@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -218,6 +218,11 @@ def _boxes(access: Access, shapes: tuple[tuple[int, ...], ...], parts: int, *, f
 def slices(box: Box) -> tuple[slice, ...]:
     """The box as an index of a NumPy array."""
     return tuple(slice(low, high) for low, high in box)
+
+
+def text_of(box: Sequence[Sequence[int]] | None) -> str:
+    """A region as an index: [0:64, 10:20]."""
+    return "" if not box else "[" + ", ".join(f"{low}:{high}" for low, high in box) + "]"
 
 
 def part_of(whole: Array, box: Box) -> Array:
