@@ -12,7 +12,7 @@ import numpy as np
 
 from rainshed.compiler.dependencies import is_static
 from rainshed.compiler.machines import OVERHEAD_S
-from rainshed.compiler.plan import Assign, Free, Program, Recv, Run
+from rainshed.compiler.plan import Assign, Free, Instruction, Program, Recv, Run
 from rainshed.ops.errors import KernelError
 from rainshed.ops.records import Record, Records, machine_code
 from rainshed.runtime.kernels import Kernels
@@ -91,13 +91,13 @@ def _chains(i: int, instruction: Run | Assign, kernels: Kernels, wish: Wish) -> 
     return kernels.chains(i, parts, compiling=wish.compiling)
 
 
-def _native_s(instruction: Run | Assign) -> float:
+def _native_s(instruction: Instruction) -> float:
     """Predicted seconds without what it takes the interpreter to call a kernel."""
     return max(0.0, instruction.seconds - OVERHEAD_S) if isinstance(instruction, Run) else 0.0
 
 
 def _segment(group: list[tuple[int, Chains]], program: Program, kernels: Kernels, wish: Wish) -> Segment:
-    shared_s = sum(_native_s(program.instructions[i]) for i, chains in group if len(chains) > 1)  # type: ignore[arg-type]
+    shared_s = sum(_native_s(program.instructions[i]) for i, chains in group if len(chains) > 1)
     shared = wish.threads > 1 and shared_s > SHARED_S
     call = _Call(group, kernels)
     return Segment(tuple(i for i, _ in group), wish.threads if shared else 1, call.records, call.begin, call)
