@@ -24,6 +24,7 @@ from rainshed.compiler.passes.insert_send_recv import insert_send_recv
 from rainshed.compiler.passes.join_products import join_products
 from rainshed.compiler.passes.lower_precision import FLOAT32, PRECISIONS, lower_precision, lowered_text
 from rainshed.compiler.passes.merge_equal import merge_equal
+from rainshed.compiler.passes.pack_products import pack_products
 from rainshed.compiler.passes.place import place
 from rainshed.compiler.passes.rematerialize import rematerialize, second_flops, worth_trying
 from rainshed.compiler.passes.schedule import schedule
@@ -57,6 +58,7 @@ PASSES: tuple[Pass, ...] = (
     tidy,  # what is only moved about is moved once
     join_products,  # products of many values by one weight -> one product
     fold_products,  # transposes, sums and steps of weights -> part of the matrix product beside them
+    pack_products,  # a weight that many products of few rows read -> laid out for them once
     fuse,  # element-wise neighbours on one device -> one kernel
 )  # then schedule, and lower (with allocate): graph -> Plan, one list of Run/Send/Recv/Free per machine
 

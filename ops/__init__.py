@@ -21,6 +21,7 @@ from rainshed.ops.local2d import local2d, local2d_input_grad, local2d_weight_gra
 from rainshed.ops.local_response_norm import window_sum
 from rainshed.ops.matmul import matmul, matmul_nt, matmul_tn, matrix_transpose
 from rainshed.ops.op import Op, constant_op
+from rainshed.ops.packed import pack, packed_product
 from rainshed.ops.pad import pad
 from rainshed.ops.pool2d import max_pool2d, max_pool2d_grad, sum_pool2d, sum_pool2d_grad
 from rainshed.ops.product import product
@@ -58,7 +59,7 @@ _OPS: tuple[Op, ...] = (
     local2d_weight_step,
     max_pool2d, max_pool2d_grad, sum_pool2d, sum_pool2d_grad,
     # made by the compiler
-    send, recv, copy, fused, product, scatter_step,
+    send, recv, copy, fused, product, scatter_step, pack, packed_product,
 )  # fmt: skip
 
 CATALOGUE: Mapping[str, Op] = MappingProxyType({op.name: op for op in _OPS})

@@ -27,6 +27,7 @@ from rainshed.ops.ir import Attrs
 from rainshed.ops.layout import concat_op, permute_dims
 from rainshed.ops.matmul import matmul, matrix_transpose
 from rainshed.ops.op import Op
+from rainshed.ops.packed import pack, pack_code, pack_numbers, packed_code, packed_product, product_numbers
 from rainshed.ops.product import matmul_call, product, product_call
 from rainshed.ops.reduce import sum as sum_
 from rainshed.ops.reshape import reshape
@@ -59,8 +60,11 @@ class Record:
 
 Records = tuple[Record, ...]
 BY_STEPS: Final = frozenset(
-    {"product", "matmul", "slice", "unslice", "concat", "permute_dims", "matrix_transpose", "broadcast_to"}
-)  # whose arrays may lie in steps
+    {
+        "product", "matmul", "slice", "unslice", "concat", "permute_dims", "matrix_transpose", "broadcast_to", "pack",
+        "packed_product",
+    }
+)  # whose arrays may lie in steps  # fmt: skip
 SEPARATE: Final = frozenset({"concat"})  # none of their records needs another
 MANY_ROWS: Final = 4096
 LOOP: Final = "loop"
@@ -89,7 +93,10 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
 
 
 MODULE: Final = "rainshed.ops.machine_code"
-SOURCES: Final = (MODULE, *(f"rainshed.ops.{name}" for name in ("lowering", "exponential", "blas")))  # what kernels are built from
+SOURCES: Final = (
+    MODULE,
+    *(f"rainshed.ops.{name}" for name in ("lowering", "exponential", "blas")),
+)  # what kernels are built from
 
 
 class _MachineCode:
@@ -320,6 +327,18 @@ def _matmul(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> R
     return None if call is None else _by_blas(call, (*inputs, out), compiling)
 
 
+def _pack(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    code, numbers = pack_code(), pack_numbers(inputs[0], out, attrs["turn"])
+    return None if code is None or numbers is None else (Record(code, numbers, (inputs[0], out)),)
+
+
+def _packed_product(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
+    code, found = packed_code(), product_numbers((*inputs, out), attrs["summed"])
+    if code is None or found is None:
+        return None
+    return _all(copy_records(inputs[2], out, compiling=compiling) if len(inputs) > 2 else (), (Record(code, *found),))
+
+
 def _sum_to(attrs: Attrs, inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     (x,) = inputs
     shape = (1,) * (x.ndim - out.ndim) + out.shape
@@ -376,6 +395,8 @@ _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {
         product.name: _product,
         matmul.name: _matmul,
+        pack.name: _pack,
+        packed_product.name: _packed_product,
         sum_to.name: _sum_to,
         reshape.name: _reshape,
         permute_dims.name: _permute,

@@ -26,9 +26,10 @@ from rainshed.ops.op import Op
 from rainshed.runtime.buffers import Array
 from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.dispatch import Dispatcher
+from rainshed.runtime.fed import Feeds
 from rainshed.runtime.initial import Told, untold
-from rainshed.runtime.kernels import POLICIES, Call, type_of
-from rainshed.runtime.loaded import Feeds, Loaded, PartKey, text_of
+from rainshed.runtime.kernels import POLICIES, Call, text_of, type_of
+from rainshed.runtime.loaded import Loaded, PartKey
 from rainshed.runtime.messages import Finished, Value
 from rainshed.runtime.peers import Peers
 from rainshed.runtime.rendezvous import Rendezvous, Then, Where

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.matmul import matmul
 from rainshed.ops.native import native_calls
 from rainshed.ops.op import Op
+from rainshed.ops.packed import packed_call, packed_product
 from rainshed.ops.product import matmul_call, product, product_call
 from rainshed.ops.records import SEPARATE, Records, copy_records, records_of
 from rainshed.ops.source import input_op
@@ -71,6 +72,8 @@ class Kernels:
         if op is product:
             return product_call(attrs, *inputs, *outs)
         found = matmul_call(inputs[0], inputs[1], outs[0]) if op is matmul else None
+        if op is packed_product and self._native:
+            found = packed_call((*inputs, *outs), attrs["summed"])
         if found is not None:
             return found
         if len(outs) == 1 and (self._loops if op is fused else self._has_native(op)):
@@ -218,6 +221,11 @@ def _boxes(access: Access, shapes: tuple[tuple[int, ...], ...], parts: int, *, f
 def slices(box: Box) -> tuple[slice, ...]:
     """The box as an index of a NumPy array."""
     return tuple(slice(low, high) for low, high in box)
+
+
+def text_of(box: Sequence[Sequence[int]] | None) -> str:
+    """A region as an index: [0:64, 10:20]."""
+    return "" if not box else "[" + ", ".join(f"{low}:{high}" for low, high in box) + "]"
 
 
 def part_of(whole: Array, box: Box) -> Array:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from rainshed.compiler.dependencies import is_static
-from rainshed.compiler.plan import Assign, Feed, Program, Recv, Run, Send, Variable
+from rainshed.compiler.plan import Assign, Program, Recv, Run, Send, Variable
 from rainshed.ops.access import Box, box_shape
 from rainshed.ops.errors import DataError, UsageError
 from rainshed.ops.op import Op
-from rainshed.ops.types import TensorType, as_fed, dtype_of
+from rainshed.ops.types import TensorType, dtype_of
 from rainshed.runtime.buffers import Array, Buffers
+from rainshed.runtime.fed import Feeds, fed_of, lend
 from rainshed.runtime.initial import Told, fill
-from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, type_of
+from rainshed.runtime.kernels import POLICIES, Call, Kernels, part_of, text_of, type_of
 from rainshed.runtime.segments import Segment, Wish, segments_of
 from rainshed.runtime.wire import array_payload
 
-Feeds = Mapping[str, Any]  # input -> the whole array, or a function from a box to that part of it
 PartKey = tuple[str, Box]
 
 BIG_S: Final = 30e-6  # a kernel that takes longer is worth waking a thread for what else is ready
@@ -53,6 +53,7 @@ class Loaded:
         self._cut: dict[int, tuple[Call, ...]] = {}  # the pieces of single instructions
         self.payloads: dict[int, memoryview] = {}
         self.arrivals: dict[int, tuple[int, int]] = {}
+        self._fed = fed_of(program, self.arrays)
         self._parts = {(v.name, v.box): v for v in program.variables}
         self._mirrors: dict[int, Array] = {}  # variables on units that somebody fills on the host
         # Outputs that are variables which the step changes: what is asked for is the value at its start.
@@ -106,6 +107,7 @@ class Loaded:
             self.calls[first], self.begin[first] = segment.call, segment.begin
             self.big[first] = segment.pieces > 1 or self.big[first]
             self.pieces[first] = (segment.call,) * segment.pieces
+        lend(self._fed, self.program, self.segments)
 
     def _run_once(self, i: int, call: Call) -> None:
         try:
@@ -186,8 +188,8 @@ class Loaded:
 
     def feed(self, step: int, feeds: Feeds) -> None:
         """Put the inputs and the step's number in their places. Raises DataError."""
-        for feed in self.program.feeds:
-            np.copyto(self.arrays[feed.value], self._fed_part(feed, feeds))
+        for one in self._fed:
+            one.put(one.part(feeds))
         if self.program.step_value >= 0:
             self.arrays[self.program.step_value][...] = step
         for value, old in self._old.items():
@@ -197,44 +199,16 @@ class Loaded:
 
     def check_feeds(self, feeds: Feeds) -> None:
         """Raises DataError unless the arrays of `feeds` are what this machine reads; functions are not called."""
-        for feed in self.program.feeds:
-            if not callable(feeds.get(feed.name)):
-                self._fed_part(feed, feeds)
+        for one in self._fed:
+            if not callable(feeds.get(one.feed.name)):
+                one.part(feeds)
 
     def outputs(self, *, copy: bool) -> dict[PartKey, Array]:
         found = {(o.name, o.box): self._old.get(o.value, self.arrays[o.value]) for o in self.program.outputs}
         return {key: array.copy() for key, array in found.items()} if copy else found
-
-    def _fed_part(self, feed: Feed, feeds: Feeds) -> Array:
-        name, box = feed.name, feed.box
-        if name not in feeds:
-            raise DataError(f"input {name!r} was not given", given=", ".join(feeds) or "none")
-        expected = type_of(self.program.values[feed.value])
-        given = feeds[name]
-        array: Array
-        if callable(given):
-            array = np.asarray(given(box))
-        else:
-            array = np.asarray(given)
-            if array.shape != feed.whole:
-                raise DataError(
-                    f"input {name!r} is {expected.dtype}{list(feed.whole)}; found shape {list(array.shape)}"
-                )
-            array = part_of(array, box)
-        array = as_fed(array, expected.dtype)
-        if array.dtype != expected.dtype.numpy:
-            raise DataError(f"input {name!r} is {expected.dtype}; found element type {array.dtype}")
-        if array.shape != box_shape(box):
-            raise DataError(f"input {name!r}{text_of(box)} is {expected}; found shape {list(array.shape)}")
-        return array
 
 
 def _written(program: Program) -> set[int]:
     """The variables that kernels write where they lie."""
     variables = {v.value for v in program.variables}
     return {v for i in program.instructions if isinstance(i, Run) for v in i.outputs if v in variables}
-
-
-def text_of(box: Sequence[Sequence[int]] | None) -> str:
-    """A region as an index: [0:64, 10:20]."""
-    return "" if not box else "[" + ", ".join(f"{low}:{high}" for low, high in box) + "]"

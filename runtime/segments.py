@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from rainshed.compiler.dependencies import is_static
-from rainshed.compiler.plan import Assign, Free, Program, Recv, Run
+from rainshed.compiler.machines import OVERHEAD_S
+from rainshed.compiler.plan import Assign, Free, Instruction, Program, Recv, Run
 from rainshed.ops.errors import KernelError
 from rainshed.ops.records import Record, Records, machine_code
 from rainshed.runtime.kernels import Kernels
@@ -19,9 +20,9 @@ from rainshed.runtime.kernels import Kernels
 # Predicted, of what one thread does alone in a segment where others could do some of it; and of all of it, where what arrives
 # meanwhile could be more urgent than the rest.
 LONGEST_S: Final = 2e-3
-SHARED_S: Final = 500e-6  # a segment that is predicted shorter is over before another thread has been of use
+SHARED_S: Final = 500e-6  # predicted, of what comes in pieces: less is over before another thread has been of use
 CUT_S: Final = 5e-6  # the least that is worth a piece of its own in a segment
-CUT: Final = ("elementwise", "reduction")  # work whose pieces have the same bits, however many they are
+CUT: Final = ("elementwise", "reduction", "layout")  # work whose pieces have the same bits, however many they are
 
 Chains = tuple[Records, ...]  # what may run at once
 
@@ -30,12 +31,14 @@ Chains = tuple[Records, ...]  # what may run at once
 class Segment:
     """Instructions, in order, that are done one after the other; the first stands for all of them.
 
+    records  what machine code does for them
     begin  before each time that it is done
     call   does it, or helps whoever does; as many threads as there are pieces may call it
     """
 
     members: tuple[int, ...]
     pieces: int
+    records: Records
     begin: Callable[[], None]
     call: Callable[[], None]
 
@@ -65,7 +68,9 @@ def segments_of(program: Program, kernels: Kernels, wish: Wish) -> list[Segment]
             continue
         chains = _chains(i, instruction, kernels, wish) if isinstance(instruction, Run | Assign) else None
         holds = waits or chains is None or len(chains) == 1
-        takes = instruction.seconds if holds and isinstance(instruction, Run) else 0.0
+        takes = 0.0
+        if holds and isinstance(instruction, Run):
+            takes = instruction.seconds if waits else _native_s(instruction)
         if group and (chains is None or (wish.threads > 1 and held_s + takes > LONGEST_S)):
             found.append(_segment(group, program, kernels, wish))
             group, held_s = [], 0.0
@@ -81,37 +86,42 @@ def _chains(i: int, instruction: Run | Assign, kernels: Kernels, wish: Wish) -> 
     """What does an instruction; None where only Python can."""
     parts = wish.threads
     if i not in wish.cut:
-        seconds = instruction.seconds if isinstance(instruction, Run) and kernels.work(i) in CUT else 0.0
+        seconds = _native_s(instruction) if kernels.work(i) in CUT else 0.0
         parts = min(parts, 1 + int(seconds / CUT_S))
     return kernels.chains(i, parts, compiling=wish.compiling)
 
 
+def _native_s(instruction: Instruction) -> float:
+    """Predicted seconds without what it takes the interpreter to call a kernel."""
+    return max(0.0, instruction.seconds - OVERHEAD_S) if isinstance(instruction, Run) else 0.0
+
+
 def _segment(group: list[tuple[int, Chains]], program: Program, kernels: Kernels, wish: Wish) -> Segment:
-    taken = [program.instructions[i] for i, _ in group]
-    seconds = sum(x.seconds for x in taken if isinstance(x, Run))
-    shared = wish.threads > 1 and seconds > SHARED_S and any(len(chains) > 1 for _, chains in group)
+    shared_s = sum(_native_s(program.instructions[i]) for i, chains in group if len(chains) > 1)
+    shared = wish.threads > 1 and shared_s > SHARED_S
     call = _Call(group, kernels)
-    return Segment(tuple(i for i, _ in group), wish.threads if shared else 1, call.begin, call)
+    return Segment(tuple(i for i, _ in group), wish.threads if shared else 1, call.records, call.begin, call)
 
 
 class _Call:
     """All records of a segment in one call, which releases the GIL."""
 
-    __slots__ = ("_args", "_kernels", "_of", "_records", "_run", "_state", "_tables")
+    __slots__ = ("_args", "_kernels", "_of", "_run", "_state", "_tables", "records")
 
     def __init__(self, group: list[tuple[int, Chains]], kernels: Kernels) -> None:
         self._kernels = kernels
         self._of: list[int] = []
-        self._records: list[Record] = []  # their arrays and machine code must stay
+        records: list[Record] = []
         rows: list[tuple[int, int]] = []
         spans: list[tuple[int, int]] = []
         for i, chains in group:
             rows.append((len(spans), len(chains)))
             for chain in chains:
-                spans.append((len(self._records), len(chain)))
-                self._records += chain
+                spans.append((len(records), len(chain)))
+                records += chain
                 self._of += [i] * len(chain)
-        code = [(int(r.function.address), int(r.numbers.ctypes.data)) for r in self._records]
+        self.records = tuple(records)  # their arrays and machine code must stay
+        code = [(int(r.function.address), int(r.numbers.ctypes.data)) for r in records]
         self._tables = tuple(np.array(table, np.int64) for table in (rows, spans, code))
         self._state = np.zeros(1 + 2 * len(rows), np.int64)
         at = [int(table.ctypes.data) for table in (*self._tables, self._state)]

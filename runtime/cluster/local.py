@@ -16,8 +16,8 @@ from rainshed.runtime.auth import Identity, new_token
 from rainshed.runtime.buffers import Array
 from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.executor import Executor, Options
+from rainshed.runtime.fed import Feeds
 from rainshed.runtime.kernels import part_of, slices
-from rainshed.runtime.loaded import Feeds
 from rainshed.runtime.peers import Peers
 from rainshed.runtime.trace import MachineTrace, Recorder, write_trace
 from rainshed.runtime.traced import machine_trace

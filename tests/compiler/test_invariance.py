@@ -225,6 +225,10 @@ def test_the_graphs_reach_every_op() -> None:
     ):
         moved = Graph({}, {name: variable(name, gradient.shape) - gradient * 0.5})
         reached.update({n.op.name for n in show(moved, Cluster.local(1), PASSES[-1].__name__).nodes()})
+    h, w = leaf("h", 4, 512), variable("w", (512, 512))
+    for _ in range(4):
+        h = h @ w
+    reached.update({n.op.name for n in show(Graph({"h": h}), Cluster.local(1), PASSES[-1].__name__).nodes()})
     print(f"graphs with each op, of seeds 0 to {COUNTED - 1}:", dict(reached.most_common()))
     assert not CATALOGUE.keys() - reached.keys()
 

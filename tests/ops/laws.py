@@ -166,7 +166,7 @@ def check_split(node: Node, feeds: dict[str, np.ndarray]) -> None:
 
 
 # Their kernels add in an order that depends on the sizes: parts agree within rounding only.
-BLAS = frozenset({"matmul", "matmul_nt", "matmul_tn", "sum_to", "sum", "local2d_weight_step"}).union(
+BLAS = frozenset({"matmul", "matmul_nt", "matmul_tn", "sum_to", "sum", "local2d_weight_step", "packed_product"}).union(
     f"{name}{suffix}" for name in ("conv2d", "local2d") for suffix in ("", "_input_grad", "_weight_grad")
 )
 

@@ -143,3 +143,14 @@ def test_an_error_stops_all_threads_of_a_segment():
         assert max(s.pieces for s in executor._loaded.segments) == 2
         with pytest.raises(DataError, match="a label is from 0 to 511; found 999"):
             executor.run(0, values)
+
+
+def test_many_tiny_kernels_are_left_to_one_thread():
+    x = input("x", (1, 64))
+    w = variable("w", (64, 64), init=np.random.default_rng(4).standard_normal((64, 64), np.float32) / 8)
+    h = x
+    for _ in range(200):
+        h = C["tanh"](h @ w)
+    program = compile(Graph({"h": h}), Cluster.local(1, cores=1)).programs[0]
+    with Executor(program, ops=C, options=Options(threads=2, compile_at=0)) as executor:
+        assert [s.pieces for s in executor._loaded.segments] == [1]
