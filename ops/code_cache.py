@@ -82,14 +82,14 @@ def is_cached(name: str, source: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def text_of(*modules: str) -> str:
-    """The source of modules, which are not imported for it."""
+def digest_of(*modules: str) -> str:
+    """What the source of modules hashes to; they are not imported for it."""
     found = []
     for module in modules:
         spec = find_spec(module)
         assert spec is not None and spec.origin is not None, module
         found.append(Path(spec.origin).read_text(encoding="utf-8"))
-    return "\n".join(found)
+    return hashlib.blake2b("\n".join(found).encode(), digest_size=16).hexdigest()
 
 
 @lru_cache(maxsize=1)

@@ -226,7 +226,16 @@ def test_kernels_know_all_that_they_are_built_from():
     for user in (depthwise, pool2d_native):
         needs = {user.Taps.__module__, user.address_intrinsic.__module__}
         assert needs <= set(taps.LOOPS)
-        assert "class Taps" in code_cache.text_of(*taps.LOOPS)
+
+
+def test_an_edit_of_a_module_is_noticed_that_a_kernel_is_built_from(tmp_path: Path, monkeypatch):
+    module = tmp_path / "some_loops.py"
+    module.write_text("n = 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = code_cache.digest_of(taps.__name__, "some_loops")
+    module.write_text("n = 2")
+    code_cache.digest_of.cache_clear()
+    assert before != code_cache.digest_of(taps.__name__, "some_loops") != code_cache.digest_of("some_loops")
 
 
 def test_kernels_of_this_package_need_no_numba_once_they_are_on_disk(folder: Path):
