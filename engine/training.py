@@ -34,7 +34,7 @@ from rainshed.engine.machine_side import (
 from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import Optimizer
 from rainshed.engine.predicted import with_predicted
-from rainshed.engine.progress import Progress, Work
+from rainshed.engine.progress import Progress, Work, telling
 from rainshed.engine.saving import SAVING_TASKS, ServerState
 from rainshed.engine.user_op import ops_of
 from rainshed.engine.variables import load_variables, save_variables
@@ -71,7 +71,7 @@ class Training:
     ) -> None:
         self.options = options or TrainingOptions()
         self.method = self.options.method
-        self._on_progress, self._on_work = on_progress, on_work
+        self._on_progress, self._on_work = on_progress, telling(on_work)
         self.step = 0  # steps that each replica has made since the warm start
         self._warm = 0
         graph = self._with_rule(graph)
@@ -136,7 +136,7 @@ class Training:
                 ops=ops_of(self.graph),
                 timeouts=o.timeouts,
                 on_report=self._reported,
-                on_work=self._at_work,
+                on_work=self._on_work,
                 listen=o.listen,
                 token=o.token,
                 on_wait=o.on_wait,
@@ -326,10 +326,6 @@ class Training:
                     bytes_sent=told.bytes_sent,
                 )
             )
-
-    def _at_work(self, agent: AgentHandle) -> None:
-        if self._on_work is not None:
-            self._on_work(Work(agent.title or agent.joined.name, agent.doing))
 
     def _result(self, results: Sequence[Trained], seconds: float) -> TrainingResult:
         machines = len(self.plan.machines)
