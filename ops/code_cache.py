@@ -14,7 +14,6 @@ import hashlib
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -249,21 +248,28 @@ def _turn(path: Path | None) -> Iterator[BinaryIO | None]:
 
 
 def _locked(path: Path) -> BinaryIO | None:
-    end, waiting = time.monotonic() + WAIT_S, threading.Event()
+    looks, waiting = (
+        int(WAIT_S / LOOK_S),
+        threading.Event(),
+    )  # counted: while the computer sleeps, the other gets no further either
     name = path.with_suffix(".part")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
             part = name.open("ab")
-            while not _lock(part):
-                if time.monotonic() >= end:
-                    part.close()
-                    return None
-                waiting.wait(LOOK_S)
+            try:
+                while not _lock(part):
+                    if not looks:
+                        raise TimeoutError
+                    looks -= 1
+                    waiting.wait(LOOK_S)
+            except BaseException:
+                part.close()
+                raise
             if _is_at(part, name) or path.exists():
                 return part
             part.close()  # who had locked it has put it in its place, or removed it
-    except OSError:
+    except OSError:  # that of time, too
         return None
 
 

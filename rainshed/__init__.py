@@ -71,14 +71,19 @@ __all__ = [
 ]
 __all__ += dsl.__all__
 
-VIEW: Final = "rainshed.engine.view"  # loaded when one of its functions is first asked for: a step has no need of it
+_VIEW: Final = "rainshed.engine.view"  # loaded when one of these is first asked for: a step has no need of it
+_SEEN: Final = ("compare", "plan_html", "plan_text")
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("compare", "plan_html", "plan_text"):
-        return getattr(import_module(VIEW), name)
+    if name in _SEEN:
+        return getattr(import_module(_VIEW), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SEEN})
+
+
 if "IPython" in sys.modules:
-    import_module(VIEW).show_in_notebooks(import_module(VIEW).html_formatter())
+    import_module(_VIEW).show_in_notebooks(import_module(_VIEW).html_formatter())
