@@ -30,7 +30,7 @@ class Crew:
     """
 
     def __init__(
-        self, plan: Plan, options: TrainingOptions, ops: Mapping[str, Op], on_report: OnReport, on_work: OnWork
+        self, plan: Plan, options: TrainingOptions, ops: Mapping[str, Op], on_report: OnReport, on_work: OnWork | None
     ) -> None:
         self.plan, self.options, self.method = plan, options, options.method
         self.replicas: list[Deployment] = []

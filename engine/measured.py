@@ -3,15 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from rainshed.compiler.plan import Plan
-from rainshed.engine.view import MachineMeasured, Measured
-from rainshed.engine.view.comparison import ratio_of
-from rainshed.engine.view.model import busy_of
 from rainshed.runtime.trace import RECV, RUN, SEND, MachineTrace
+
+
+@dataclass(frozen=True, slots=True)
+class MachineMeasured:
+    """What a run showed of one machine, per step; None where it was not measured."""
+
+    compute_s: float | None = None
+    bytes_in: float | None = None
+    bytes_out: float | None = None
+    memory_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a run showed, per step, to stand beside what the plan predicted."""
+
+    step_s: float | None = None
+    bytes: float | None = None
+    messages: float | None = None
+    machines: Mapping[str, MachineMeasured] = field(default_factory=dict)
+
+    def of(self, machine: str) -> MachineMeasured:
+        return self.machines.get(machine, MachineMeasured())
+
+
+def busy_of(plan: Plan, measured: Measured | None, machine: str) -> tuple[float | None, float | None]:
+    """The share of a step in which a machine computes: predicted, and as a run showed it."""
+    p, seen = plan.prediction.machines.get(machine), measured.of(machine) if measured else None
+    predicted = p.compute_s / plan.prediction.step_s if p and plan.prediction.step_s > 0 else None
+    if measured is None or seen is None or seen.compute_s is None or not measured.step_s:
+        return predicted, None
+    return predicted, seen.compute_s / measured.step_s
+
+
+def ratio_of(a: float | None, b: float | None) -> float | None:
+    """b over a, where that means something."""
+    return b / a if a is not None and b is not None and a > 0 else None
 
 
 def newest(traces: Sequence[MachineTrace], steps: int) -> list[MachineTrace]:

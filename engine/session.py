@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,11 @@ from rainshed.compiler.machines import Cluster
 from rainshed.compiler.passes.lower_precision import FLOAT32
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
-from rainshed.engine.measured import counted, measured_of
+from rainshed.engine.measured import Measured, counted, measured_of
 from rainshed.engine.predicted import with_predicted
+from rainshed.engine.progress import Work, telling
 from rainshed.engine.user_op import ops_of
 from rainshed.engine.variables import load_variables, save_variables
-from rainshed.engine.view import Measured
 from rainshed.ops import CATALOGUE
 from rainshed.ops.errors import DataError, RainshedError, UsageError
 from rainshed.ops.ir import Graph
@@ -55,6 +55,7 @@ class Session:
     strategy, place, rematerialize, precision  see rs.compile
     trace     record what every thread does, for `write_trace`
     ops       of the user's own, which a plan from a file uses; those of a graph are found in it
+    on_work   told what the machines are busy with before the first step, where that takes longer than a second
     Raises    the compiler's errors; UsageError for words that it does not take
     """
 
@@ -71,6 +72,7 @@ class Session:
         precision: str = FLOAT32,
         trace: bool = False,
         ops: Iterable[Op] = (),
+        on_work: Callable[[Work], None] | None = None,
     ) -> None:
         if backend not in BACKENDS:
             raise UsageError(f"a session has no back end {backend!r}", known=", ".join(BACKENDS))
@@ -80,7 +82,7 @@ class Session:
         asked = {"seed": first or 0, "strategy": strategy, "place": place or {}}
         asked |= {"rematerialize": rematerialize, "precision": precision}
         self.plan = _planned(what, cluster, asked)
-        self._traced = bool(trace)
+        self._traced, self._on_work = bool(trace), on_work
         self._lock = threading.RLock()  # of all that asks the machines for something
         self._pid, self._closed = os.getpid(), False
         self.step = 0  # the number of the next step
@@ -100,10 +102,12 @@ class Session:
 
     def _deployed(self, backend: Literal["auto", "here", "processes", "threads"], known: Mapping[str, Op]) -> Deployed:
         if backend == "here" or (backend == "auto" and len(self.plan.machines) == 1):
-            self._here = Here(self.plan, ops=known, trace=self._traced)
+            tell, who = self._on_work, f"machine {self.plan.machines[0]}"
+            on_work = None if tell is None else lambda what: tell(Work(who, what))
+            self._here = Here(self.plan, ops=known, trace=self._traced, on_work=on_work)
             return self._here
         own: Literal["processes", "threads"] = "threads" if backend == "threads" else "processes"
-        self._job = Job(len(self.plan.machines), JobOptions(backend=own, ops=known))
+        self._job = Job(len(self.plan.machines), JobOptions(backend=own, ops=known, on_work=telling(self._on_work)))
         return self._job.deploy(self.plan, self._job.agents, trace=self._traced)
 
     # -- running ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from rainshed.engine.machine_side import Told, Train, Trained, inputs_of
 from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import Optimizer
 from rainshed.engine.predicted import with_predicted
-from rainshed.engine.progress import Progress, Work
+from rainshed.engine.progress import Progress, Work, telling
 from rainshed.engine.user_op import ops_of
 from rainshed.engine.variables import load_variables, save_variables
 from rainshed.ops.errors import RainshedError, UsageError
@@ -59,7 +59,7 @@ class Training:
     ) -> None:
         self.options = options or TrainingOptions()
         self.method = self.options.method
-        self._on_progress, self._on_work = on_progress, on_work
+        self._on_progress, self._on_work = on_progress, telling(on_work)
         self.step = 0  # steps that each replica has made since the warm start
         self._warm = 0
         graph = self._with_rule(graph)
@@ -69,7 +69,7 @@ class Training:
         self._found = self._checkpoint_found()
         self._examples = 0  # of all replicas, those before a checkpoint too
         self._pid = os.getpid()
-        self._crew = Crew(self.plan, self.options, ops_of(self.graph), self._reported, self._at_work)
+        self._crew = Crew(self.plan, self.options, ops_of(self.graph), self._reported, self._on_work)
         try:
             self._crew.deploy(self._data, self.rule)
             if self._found is not None:
@@ -244,10 +244,6 @@ class Training:
                     bytes_sent=told.bytes_sent,
                 )
             )
-
-    def _at_work(self, agent: AgentHandle) -> None:
-        if self._on_work is not None:
-            self._on_work(Work(agent.title or agent.joined.name, agent.doing))
 
     def _result(self, results: Sequence[Trained], seconds: float) -> TrainingResult:
         machines = len(self.plan.machines)

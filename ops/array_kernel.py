@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from rainshed.ops.code_cache import Code, callable_at, kernel_code, text_of
+from rainshed.ops.code_cache import Code, callable_at, digest_of, kernel_code
 from rainshed.ops.op import Call
 from rainshed.ops.types import dtype_of
 
@@ -47,7 +47,7 @@ class ArrayKernel:
 
 def array_kernel(name: str, form: Form, source: str, make: Callable[[], Any]) -> ArrayKernel:
     """The function that `make` gives, compiled, or from the cache; `source` is all that it is made from."""
-    text = f"{form}\n{source}\n{text_of(MODULE)}"
+    text = f"{form}\n{source}\n{digest_of(MODULE)}"
     return ArrayKernel(kernel_code(name, text, lambda: import_module(MODULE).lowered_of_form(make(), form)), form)
 
 

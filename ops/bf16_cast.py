@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.array_kernel import array_kernel
-from rainshed.ops.code_cache import text_of
+from rainshed.ops.code_cache import digest_of
 from rainshed.ops.launch import bound
 from rainshed.ops.types import DType, bfloat16, float32
 
@@ -64,4 +64,4 @@ def converter(short: bool) -> Any:
 def kernel(short: bool) -> Callable[..., None]:
     """Of arrays of words; compiled, it releases the GIL."""
     name, form = ("widened", ("u16", "u32")) if short else ("rounded", ("u32", "u16"))
-    return array_kernel(name, form, text_of(__name__), lambda: bound(_each, convert=converter(short)))
+    return array_kernel(name, form, digest_of(__name__), lambda: bound(_each, convert=converter(short)))

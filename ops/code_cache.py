@@ -2,8 +2,8 @@
 
 Numba compiles a kernel once. From then on every process links what is on disk, without Numba, which takes longer to load than
 many a program's first step. A file is named after all that its code depends on: the kernel's source and what that is built from,
-the versions of Numba and LLVM, the CPU. A file that is truncated or changed is made again; so is one that another process is
-writing, by both, with the same result. Nothing in it is unpickled.
+the versions of Numba and LLVM, the CPU. A file that is truncated or changed is made again. Of several processes that lack the
+same one, the first makes it, and the others wait for it. Nothing in it is unpickled.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 MAGIC: Final = b"rainshed machine code 1\n"
 DIGEST: Final = 32  # bytes, of what follows it in the file
+WAIT_S: Final = (
+    60.0  # for what another process compiles: far longer than any kernel takes; then this process compiles it, too
+)
+LOOK_S: Final = 0.01  # between two looks at what the other process does
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,12 +61,15 @@ def kernel_code(name: str, source: str, make: Callable[[], Any]) -> Code:
     with linker.making:  # Numba compiles one function at a time anyway
         address = linker.address(symbol, None)
         if address is None:
-            made = make()
-            code = _object_of(made, symbol)
-            if code is None:
-                return Code(made.address(), made)
-            _write(_path(symbol), code)
-            address = linker.address(symbol, code)
+            with _turn(_path(symbol)) as part:
+                address = linker.address(symbol, None)  # made by another process meanwhile
+                if address is None:
+                    made = make()
+                    code = _object_of(made, symbol)
+                    if code is None:
+                        return Code(made.address(), made)
+                    _write(part, _path(symbol), code)
+                    address = linker.address(symbol, code)
     assert address is not None
     return Code(address, linker)
 
@@ -73,14 +81,14 @@ def is_cached(name: str, source: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def text_of(*modules: str) -> str:
-    """The source of modules, which are not imported for it."""
+def digest_of(*modules: str) -> str:
+    """What the source of modules hashes to; they are not imported for it."""
     found = []
     for module in modules:
         spec = find_spec(module)
         assert spec is not None and spec.origin is not None, module
         found.append(Path(spec.origin).read_text(encoding="utf-8"))
-    return "\n".join(found)
+    return hashlib.blake2b("\n".join(found).encode(), digest_size=16).hexdigest()
 
 
 @lru_cache(maxsize=1)
@@ -219,23 +227,75 @@ def _head(path: Path, code: bytes) -> bytes:
     return MAGIC + hashlib.blake2b(path.stem.encode() + b"\0" + code, digest_size=DIGEST).digest()
 
 
-def _write(path: Path | None, code: bytes) -> None:
-    """Put a file in its place as a whole. Where that cannot be done, the next process compiles again.
+@contextmanager
+def _turn(path: Path | None) -> Iterator[BinaryIO | None]:
+    """Wait until no other process makes this file: the file to write it to, locked; None where that cannot be, or takes longer
+    than WAIT_S.
 
-    Its first name is always the same, so what a process leaves there that ends in the middle, the next one writes over.
+    The system unlocks what a process has locked that ends. The file's name is always the same, so what such a process leaves
+    there, the next one writes over.
     """
-    if path is None:
-        return
-    part = path.with_suffix(".part")
+    part = None if path is None else _locked(path)
+    try:
+        yield part
+    finally:
+        if part is not None:
+            with suppress(OSError):
+                if _is_at(part, Path(part.name)):  # it did not get its place
+                    Path(part.name).unlink()
+            with suppress(OSError):
+                part.close()
+
+
+def _locked(path: Path) -> BinaryIO | None:
+    looks, waiting = (
+        int(WAIT_S / LOOK_S),
+        threading.Event(),
+    )  # counted: while the computer sleeps, the other gets no further either
+    name = path.with_suffix(".part")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with part.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if part.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                return  # another process has put it in its place in between
-            file.truncate(0)
-            file.write(_head(path, code) + code)
-            file.flush()
-            part.replace(path)
-    except OSError:
+        while True:
+            part = name.open("ab")
+            try:
+                while not _lock(part):
+                    if not looks:
+                        raise TimeoutError
+                    looks -= 1
+                    waiting.wait(LOOK_S)
+            except BaseException:
+                part.close()
+                raise
+            if _is_at(part, name) or path.exists():
+                return part
+            part.close()  # who had locked it has put it in its place, or removed it
+    except OSError:  # that of time, too
+        return None
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether this process has the file now, and no other."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is the one of this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _write(part: BinaryIO | None, path: Path | None, code: bytes) -> None:
+    """Put a file in its place as a whole. Where that cannot be done, the next process compiles again."""
+    if part is None or path is None or not _is_at(part, Path(part.name)):
         return
+    with suppress(OSError):
+        part.truncate(0)
+        part.write(_head(path, code) + code)
+        part.flush()
+        Path(part.name).replace(path)

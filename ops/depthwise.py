@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from rainshed.ops.array_kernel import INTS_2D, ArrayKernel, array_kernel, ints
-from rainshed.ops.code_cache import can_compile, text_of
+from rainshed.ops.code_cache import can_compile, digest_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.launch import bound
 from rainshed.ops.op import Bind, Call, Types
@@ -94,7 +94,7 @@ def compiled() -> ArrayKernel | None:
     """The loop, compiled; it releases the GIL. None with NUMBA_DISABLE_JIT=1."""
     if not can_compile():
         return None
-    return array_kernel("taps", FORM, text_of(__name__, *LOOPS), _bound_products)
+    return array_kernel("taps", FORM, digest_of(__name__, *LOOPS), _bound_products)
 
 
 def _bound_products() -> Callable[..., None]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from rainshed.ops.array_kernel import ArrayKernel, Form, array_kernel
-from rainshed.ops.code_cache import can_compile, text_of
+from rainshed.ops.code_cache import can_compile, digest_of
 from rainshed.ops.launch import bound
 from rainshed.ops.philox import ANGLE, COSINE, HALF_ROOT, LN2, LOG, SINE, element_indices, normal_of, philox, uniform_of
 
@@ -183,4 +183,4 @@ def _kernel(name: str, form: Form, function: Callable[..., None], **inner: Calla
         njit = partial(import_module("numba").njit, error_model="numpy", _nrt=False)  # arrays are borrowed
         return bound(function, **{n: njit(f) for n, f in {"draw": _bits, **inner}.items()})
 
-    return array_kernel(name, form, text_of(__name__, "rainshed.ops.philox"), make)
+    return array_kernel(name, form, digest_of(__name__, "rainshed.ops.philox"), make)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from rainshed.ops.array_kernel import ArrayKernel, array_kernel, ints
-from rainshed.ops.code_cache import can_compile, text_of
+from rainshed.ops.code_cache import can_compile, digest_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.op import Bind, Call, Types
 from rainshed.ops.sweeps import cuts
@@ -53,12 +53,12 @@ def _stepped(values, indices, alpha, out, n, first, last):  # type: ignore[no-un
 
 @lru_cache(maxsize=1)
 def _compiled() -> ArrayKernel:
-    return array_kernel("scattered", FORM, text_of(__name__), lambda: _scattered)
+    return array_kernel("scattered", FORM, digest_of(__name__), lambda: _scattered)
 
 
 @lru_cache(maxsize=1)
 def _compiled_step() -> ArrayKernel:
-    return array_kernel("stepped", STEP_FORM, text_of(__name__), lambda: _stepped)
+    return array_kernel("stepped", STEP_FORM, digest_of(__name__), lambda: _stepped)
 
 
 def added(check: Check, types: Types, output: TensorType, attrs: Attrs) -> Bind | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from rainshed.ops.array_kernel import ArrayKernel, Form, array_kernel, ints
-from rainshed.ops.code_cache import can_compile, text_of
+from rainshed.ops.code_cache import can_compile, digest_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.launch import bound
 from rainshed.ops.op import Bind, Call, Types
@@ -169,7 +169,7 @@ def compiled(function: Callable[..., None], form: Form) -> ArrayKernel | None:
     if not can_compile():
         return None
     return array_kernel(
-        function.__name__[1:], form, text_of(__name__, *LOOPS), lambda: bound(function, **_intrinsics())
+        function.__name__[1:], form, digest_of(__name__, *LOOPS), lambda: bound(function, **_intrinsics())
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -27,7 +28,7 @@ from rainshed.ops.types import Shape, TensorType, Type, bfloat16, broadcast, fix
 
 PLAIN: Attrs = MappingProxyType({"turn_a": False, "turn_b": False, "summed": 0, "alpha": 1.0})
 FEW = 64  # matrices of a batch, one call of BLAS each
-DEEP = 256  # shared axes shorter than this are laid one after the other, and multiplied at once
+DEEP = 256  # shared axes shorter than this are laid one after the other, up to about so much of them, and multiplied at once
 
 
 def _turned(shape: Shape, turn: bool) -> Shape:
@@ -132,13 +133,15 @@ def product_call(attrs: Attrs, *operands: Array) -> partial[Any]:
     if out.dtype not in LETTERS or any(not x.size for x in operands):
         return partial(_cpu, *operands, **attrs)
     pairs = [(_swapped(a, attrs["turn_a"]), _swapped(b, attrs["turn_b"])) for a, b in pairs]
-    before: list[partial[Any]] = []
-    if len(pairs) > 2 and all(a.shape[-1] < DEEP for a, _ in pairs):
-        pairs = [_side_by_side(pairs, attrs, before)]
+    calls: list[partial[Any]] = []
     if c is not None and c.ctypes.data != out.ctypes.data:
-        before.append(partial(np.copyto, out, c))
-    calls = _matrices(pairs, out, attrs["summed"], attrs["alpha"], 0.0 if c is None else 1.0)
-    return calls[0] if not before and len(calls) == 1 else partial(_each, (*before, *calls))
+        calls.append(partial(np.copyto, out, c))
+    beta = 0.0 if c is None else 1.0
+    if len(pairs) > 2 and all(a.shape[-1] < DEEP for a, _ in pairs):
+        calls += _side_by_side(pairs, attrs, out, beta)
+    else:
+        calls += _matrices(pairs, out, attrs["summed"], attrs["alpha"], beta)
+    return calls[0] if len(calls) == 1 else partial(_each, tuple(calls))
 
 
 def matmul_call(a: Array, b: Array, out: Array) -> partial[Any] | None:
@@ -177,20 +180,33 @@ def _matrices(
     return calls
 
 
-def _side_by_side(pairs: list[tuple[Array, Array]], attrs: Attrs, before: list[partial[Any]]) -> tuple[Array, Array]:
-    """One pair whose shared axis is all the shared axes, one after the other; `before`: what fills it."""
-    found = []
+def _side_by_side(pairs: list[tuple[Array, Array]], attrs: Attrs, out: Array, beta: float) -> list[partial[Any]]:
+    """Groups of pairs, each as one pair whose shared axis is all the shared axes, one after the other: the calls that copy a group
+    side by side, all to the same place, and those of BLAS."""
+    count = min(len(pairs), -(-sum(a.shape[-1] for a, _ in pairs) // DEEP))
+    ends = [len(pairs) * i // count for i in range(count + 1)]
+    groups = [pairs[low:high] for low, high in pairwise(ends)]
+    depths = [sum(a.shape[-1] for a, _ in group) for group in groups]
+    sides = []
     for side, turn, axis in ((0, attrs["turn_a"], -1), (1, attrs["turn_b"], -2)):
-        parts = [pair[side] for pair in pairs]
         rows = turn == (axis == -1)  # the shared axis is that of rows as the parts lie: they are copied whole
-        lying = [_swapped(x, turn) for x in parts]
-        where = -2 if rows else -1
-        shape = list(lying[0].shape)
-        shape[where] = sum(x.shape[where] for x in lying)
-        scratch = np.empty(shape, lying[0].dtype)
-        before.append(_joined(lying, where, scratch))
-        found.append(_swapped(scratch, turn))
-    return found[0], found[1]
+        sides.append((side, turn, -2 if rows else -1, _scratch(_swapped(pairs[0][side], turn), rows, max(depths))))
+    calls: list[partial[Any]] = []
+    for group, depth in zip(groups, depths, strict=True):
+        joined = []
+        for side, turn, where, scratch in sides:
+            used = scratch[..., :depth, :] if where == -2 else scratch[..., :depth]
+            calls.append(_joined([_swapped(pair[side], turn) for pair in group], where, used))
+            joined.append(_swapped(used, turn))
+        calls += _matrices([(joined[0], joined[1])], out, attrs["summed"], attrs["alpha"], beta)
+        beta = 1.0
+    return calls
+
+
+def _scratch(like: Array, rows: bool, depth: int) -> Array:
+    """Room for matrices like this one, as it lies, with so many rows or columns."""
+    shape = (*like.shape[:-2], depth, like.shape[-1]) if rows else (*like.shape[:-1], depth)
+    return np.empty(shape, like.dtype)
 
 
 def _joined(parts: list[Array], axis: int, out: Array) -> partial[Any]:

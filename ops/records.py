@@ -19,7 +19,7 @@ import numpy as np
 from rainshed.ops.bf16_cast import converter, is_short_cast
 from rainshed.ops.blas import Array, routine
 from rainshed.ops.broadcast import broadcast_to, sum_to
-from rainshed.ops.code_cache import Code, is_cached, kernel_code, text_of
+from rainshed.ops.code_cache import Code, digest_of, is_cached, kernel_code
 from rainshed.ops.cuda import merged
 from rainshed.ops.elementwise import ELEMENTWISE, astype, where
 from rainshed.ops.fused import fused, lines_of
@@ -103,7 +103,7 @@ class _MachineCode:
     """The kernels of `ops/machine_code.py` by name, which is imported only if the cache on disk does not have one."""
 
     def __getattr__(self, name: str) -> Code:
-        code = kernel_code(name, text_of(*SOURCES), lambda: getattr(import_module(MODULE), name)())
+        code = kernel_code(name, digest_of(*SOURCES), lambda: getattr(import_module(MODULE), name)())
         setattr(self, name, code)
         return code
 
@@ -204,7 +204,7 @@ def _compiled(loop: Loop) -> Code:
 
 
 def _built_from(loop: Loop) -> str:
-    return f"{loop.source()}\n{text_of(*SOURCES)}"
+    return f"{loop.source()}\n{digest_of(*SOURCES)}"
 
 
 CAST = """\
@@ -220,7 +220,7 @@ def _cast(x: Array, out: Array, compiling: bool) -> Records | None:
     """Between float32 and bfloat16."""
     short = x.itemsize < out.itemsize
     source = CAST.format("u16" if short else "u32", "u32" if short else "u16")
-    built_from = f"{source}\n{text_of(*SOURCES, 'rainshed.ops.bf16_cast')}"
+    built_from = f"{source}\n{digest_of(*SOURCES, 'rainshed.ops.bf16_cast')}"
     if not compiling and not is_cached("cast", built_from):
         return None
     return (_record(_compiled_cast(source, built_from, short), (out.size,), (x, out)),)

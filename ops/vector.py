@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from rainshed.ops.array_kernel import INTS_2D, array_kernel, ints
-from rainshed.ops.code_cache import can_compile, cpu, text_of
+from rainshed.ops.code_cache import can_compile, cpu, digest_of
 from rainshed.ops.launch import bound
 
 Array = np.ndarray[Any, Any]
@@ -313,7 +313,7 @@ def products() -> Products | None:
     if not can_compile():
         return None
     shape = target_shape()
-    return Products(shape, array_kernel("products", FORM, text_of(__name__), lambda: _bound_products(shape)))
+    return Products(shape, array_kernel("products", FORM, digest_of(__name__), lambda: _bound_products(shape)))
 
 
 def _bound_products(shape: Shape) -> Any:

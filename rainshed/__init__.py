@@ -15,6 +15,12 @@ The language is the Python Array API standard on nodes: `rs.matmul`, `rs.sum`, `
     rs.Training, rs.Downpour, rs.Single     training on data, with or without a parameter server
 """
 
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
@@ -26,8 +32,10 @@ from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, 
 from rainshed.engine.plans import load_plan, save_plan
 from rainshed.engine.session import Session
 from rainshed.engine.training import Training, train
-from rainshed.engine.view import compare, html_formatter, plan_html, plan_text, show_in_notebooks
 from rainshed.ops.errors import RainshedError
+
+if TYPE_CHECKING:
+    from rainshed.engine.view import compare, plan_html, plan_text
 
 __version__ = "0.1.0"
 
@@ -63,4 +71,19 @@ __all__ = [
 ]
 __all__ += dsl.__all__
 
-show_in_notebooks(html_formatter())
+_VIEW: Final = "rainshed.engine.view"  # loaded when one of these is first asked for: a step has no need of it
+_SEEN: Final = ("compare", "plan_html", "plan_text")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SEEN:
+        return getattr(import_module(_VIEW), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SEEN})
+
+
+if "IPython" in sys.modules:
+    import_module(_VIEW).show_in_notebooks(import_module(_VIEW).html_formatter())

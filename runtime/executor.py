@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from rainshed.compiler.plan import Instruction, Program, Recv, Send
+from rainshed.compiler.plan import Instruction, Program, Recv, Run, Send
 from rainshed.ops.access import Box
 from rainshed.ops.code_cache import can_compile
 from rainshed.ops.errors import ProtocolError, RainshedError, StallError, UsageError
@@ -36,9 +36,9 @@ from rainshed.runtime.rendezvous import Rendezvous, Then, Where
 from rainshed.runtime.trace import RECV, RUN, SEND, WAIT, Recorder
 from rainshed.runtime.wire import array_buffer
 
-COMPILE_AT: Final = (
-    10  # steps without machine code that must be compiled first: a short run does not wait for a compiler
-)
+# Steps without machine code that must be compiled first, and their predicted seconds: a short run does not wait for a compiler.
+COMPILE_AT: Final = 10
+COMPILE_AFTER_S: Final = 1.0
 _now_ns = time.perf_counter_ns
 
 
@@ -48,7 +48,8 @@ class Options:
 
     blas_threads  of one matrix product; None leaves the process as it is
     kernels       of POLICIES (see runtime/kernels.py); by default what RAINSHED_KERNELS says
-    compile_at    the step before which loops that the cache on disk lacks are compiled; 0: before anything runs
+    compile_at    the step before which loops that the cache on disk lacks are compiled, earlier where steps take long; 0: before
+                  anything runs
     """
 
     threads: int = 1
@@ -82,6 +83,8 @@ class Executor:
         self._loaded = Loaded(program, ops, self._options.kernels, self._options.threads)
         self._dispatcher = Dispatcher(program)
         self._ran = 0
+        step_s = sum(i.seconds for i in program.instructions if isinstance(i, Run))
+        self._compile_at = min(self._options.compile_at, 1 + int(COMPILE_AFTER_S / max(step_s, 1e-9)))
         self._native = self._options.kernels == "native" and self._recorder is None and can_compile()
         self._peers = self._checked_peers(peers)
         self._lock = threading.Lock()
@@ -164,8 +167,8 @@ class Executor:
                 and others: the step is stopped, here and on all machines, and this executor cannot run another
         """
         self._check_usable()
-        if self._native and self._ran and self._ran in (1, self._options.compile_at):
-            self._join(compiling=self._ran >= self._options.compile_at)  # the first step waits for nothing
+        if self._native and self._ran and self._ran in (1, self._compile_at):
+            self._join(compiling=self._ran >= self._compile_at)  # the first step waits for nothing
         self._ran += 1
         self._label, self._counted = step, self._rendezvous.step
         self._stepping = True

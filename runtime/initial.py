@@ -21,6 +21,11 @@ PIECE: Final = 1 << 22  # elements: some hundredths of a second
 Told = Callable[[int, int], None]  # bytes done, of so many
 
 
+def done_text(what: str, done: int, total: int) -> str:
+    """How far a long task is, in bytes."""
+    return f"{what}: {done:,} of {total:,} bytes"
+
+
 def untold(done: int, total: int) -> None:
     """Nobody wants to know."""
 

@@ -50,7 +50,7 @@ class Loaded:
         self.begin: dict[int, Call] = {}
         self.big = [False] * n
         self._threads = threads
-        self._cut: dict[int, tuple[Call, ...]] = {}  # the pieces of single instructions
+        self._cut: set[int] = set()  # the instructions that have pieces where they are not joined with others
         self.payloads: dict[int, memoryview] = {}
         self.arrivals: dict[int, tuple[int, int]] = {}
         self._fed = fed_of(program, self.arrays)
@@ -84,7 +84,8 @@ class Loaded:
         if self._threads > 1 and instruction.seconds > CUT_S:
             pieces = self.kernels.pieces(i, self._threads)
             if len(pieces) > 1:
-                self.pieces[i] = self._cut[i] = pieces
+                self.pieces[i] = pieces
+                self._cut.add(i)
 
     def join(self, *, compiling: bool) -> None:
         """Let runs of small kernels go through machine code. Whenever this is done, the values stay the same to the bit.
@@ -92,10 +93,11 @@ class Loaded:
         compiling  False: only what needs no compiling
         """
         for segment in self.segments:
+            del self.pieces[segment.members[0]]
             for i in segment.members:
                 self.calls[i] = self.kernels.call(i)
-        self.pieces.clear()  # the threads hold on to it
-        self.pieces.update(self._cut)
+                if i in self._cut:
+                    self.pieces[i] = self.kernels.pieces(i, self._threads)
         self.begin.clear()
         wish = Wish(self._threads, frozenset(self._cut), compiling)
         self.segments = segments_of(self.program, self.kernels, wish)

@@ -12,8 +12,8 @@ from rainshed.engine.commands.common import OK, positive, print_json, say
 from rainshed.engine.commands.files import writable
 from rainshed.engine.demo import DemoOptions, DemoResult, demo_of, run_demo
 from rainshed.engine.measured import beside
-from rainshed.engine.progress import TrainingTable
 from rainshed.engine.training import Training
+from rainshed.engine.training_table import TrainingTable
 from rainshed.engine.view.units import bytes_text, count_text, plural, seconds_text
 from rainshed.ops.errors import UsageError
 

@@ -19,6 +19,7 @@ from rainshed.engine.commands.files import (
 )
 from rainshed.engine.measured import beside
 from rainshed.engine.session import Session
+from rainshed.engine.training_table import TrainingTable
 from rainshed.engine.view import plan_html
 from rainshed.engine.view.units import bytes_text, seconds_text
 
@@ -54,7 +55,9 @@ def run(args: Any) -> int:
     plan, ops = plan_and_ops(args)
     feeds = read_arrays(args.inputs) if args.inputs else {}
     traced = bool(args.trace or args.page or args.json)
-    with Session(plan, backend=args.backend, seed=args.seed, trace=traced, ops=ops) as session:
+    with TrainingTable() as table:
+        made = Session(plan, backend=args.backend, seed=args.seed, trace=traced, ops=ops, on_work=table.working)
+    with made as session:
         if args.variables:
             session.load(args.variables)
         outputs: dict[str, Any] = {}

@@ -27,8 +27,8 @@ from rainshed.engine.data import Data
 from rainshed.engine.measured import beside, counted, measured_of
 from rainshed.engine.methods import Downpour, Method, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, RMSProp
-from rainshed.engine.progress import TrainingTable
 from rainshed.engine.training import Training
+from rainshed.engine.training_table import TrainingTable
 from rainshed.engine.view import Measured, plan_html
 from rainshed.engine.view.units import bytes_text, count_text, seconds_text
 from rainshed.ops.errors import StallError, TransportError, UsageError

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rainshed.compiler.plan import MachinePrediction, Plan, Run
+from rainshed.engine.measured import ratio_of
 from rainshed.engine.view.model import Layer, PlanView, view_of
 from rainshed.engine.view.units import bytes_text, count_text, ratio_text, scaled, seconds_text
 
@@ -97,11 +98,6 @@ class Comparison:
     @property
     def same(self) -> bool:
         return self.views[0].plan.hash == self.views[1].plan.hash
-
-
-def ratio_of(a: float | None, b: float | None) -> float | None:
-    """b over a, where that means something."""
-    return b / a if a is not None and b is not None and a > 0 else None
 
 
 def comparison_of(a: Plan, b: Plan, names: tuple[str, str]) -> Comparison:

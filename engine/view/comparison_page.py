@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from rainshed.compiler.plan import MachinePrediction
+from rainshed.engine.measured import ratio_of
 from rainshed.engine.view.collapse import afar
-from rainshed.engine.view.comparison import BytesPair, Comparison, Figure, LayerPair, LayerSide, MachinePair, ratio_of
+from rainshed.engine.view.comparison import BytesPair, Comparison, Figure, LayerPair, LayerSide, MachinePair
 from rainshed.engine.view.document import document, part
 from rainshed.engine.view.markup import Child, Markup, el, join
 from rainshed.engine.view.page import legend

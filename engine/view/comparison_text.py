@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from rainshed.engine.view.comparison import BytesPair, Comparison, LayerPair, LayerSide, MachinePair, ratio_of
+from rainshed.engine.measured import ratio_of
+from rainshed.engine.view.comparison import BytesPair, Comparison, LayerPair, LayerSide, MachinePair
 from rainshed.engine.view.terminal import columns_table, heading, name_text, rendered
 from rainshed.engine.view.units import bytes_text, change_text, plural, printable, seconds_text, shortened
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from rainshed.compiler.explain import over_steps
@@ -17,38 +17,6 @@ from rainshed.engine.view.spread import Spread, balance_of, speeds_of, spreads
 from rainshed.engine.view.trail import Trail, variable_name
 from rainshed.ops.access import Box, box_size
 from rainshed.ops.types import dtype_of
-
-
-@dataclass(frozen=True, slots=True)
-class MachineMeasured:
-    """What a run showed of one machine, per step; None where it was not measured."""
-
-    compute_s: float | None = None
-    bytes_in: float | None = None
-    bytes_out: float | None = None
-    memory_bytes: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a run showed, per step, to stand beside what the plan predicted."""
-
-    step_s: float | None = None
-    bytes: float | None = None
-    messages: float | None = None
-    machines: Mapping[str, MachineMeasured] = field(default_factory=dict)
-
-    def of(self, machine: str) -> MachineMeasured:
-        return self.machines.get(machine, MachineMeasured())
-
-
-def busy_of(plan: Plan, measured: Measured | None, machine: str) -> tuple[float | None, float | None]:
-    """The share of a step in which a machine computes: predicted, and as a run showed it."""
-    p, seen = plan.prediction.machines.get(machine), measured.of(machine) if measured else None
-    predicted = p.compute_s / plan.prediction.step_s if p and plan.prediction.step_s > 0 else None
-    if measured is None or seen is None or seen.compute_s is None or not measured.step_s:
-        return predicted, None
-    return predicted, seen.compute_s / measured.step_s
 
 
 @dataclass(frozen=True, slots=True)

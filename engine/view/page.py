@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 
 from rainshed.compiler.gathered import gathered
 from rainshed.compiler.plan import Plan
+from rainshed.engine.measured import Measured
 from rainshed.engine.view import tables
 from rainshed.engine.view.collapse import Afar, afar
 from rainshed.engine.view.details import details, layer_keys
 from rainshed.engine.view.document import document, part
 from rainshed.engine.view.layer_table import layer_table
 from rainshed.engine.view.markup import Child, Markup, el, join, void
-from rainshed.engine.view.model import Measured, PlanView, view_of
+from rainshed.engine.view.model import PlanView, view_of
 from rainshed.engine.view.picture import plan_picture
 from rainshed.engine.view.strips import MANY
 from rainshed.engine.view.units import bytes_text, colours, count_text, plural, ratio_text, seconds_text

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rainshed.compiler.explain import BIG_SHARE, worth_listing
+from rainshed.engine.measured import Measured, busy_of
 from rainshed.engine.view.markup import Markup, el, join
-from rainshed.engine.view.model import Flow, Measured, PlanView, busy_of
+from rainshed.engine.view.model import Flow, PlanView
 from rainshed.engine.view.strips import MANY
 from rainshed.engine.view.units import bytes_text, count_text, percent_text, plural, ratio_text, scaled, seconds_text
 

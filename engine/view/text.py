@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rainshed.compiler.plan import Plan
+from rainshed.engine.measured import Measured
 from rainshed.engine.view.collapse import afar
-from rainshed.engine.view.model import Layer, Measured, PlanView, view_of
+from rainshed.engine.view.model import Layer, PlanView, view_of
 from rainshed.engine.view.picture import op_summary, shown_edges
 from rainshed.engine.view.terminal import coloured, columns_table, heading, name_text, rendered
 from rainshed.engine.view.units import (

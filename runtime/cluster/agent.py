@@ -25,6 +25,7 @@ from rainshed.ops.op import Op
 from rainshed.runtime.auth import Identity
 from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.documents import pack
+from rainshed.runtime.initial import done_text
 from rainshed.runtime.messages import Done, Failed, Heartbeat, Join, Message, Order, Refused, Report, Stop
 from rainshed.runtime.transport import Channel, Endpoint, listen
 
@@ -131,7 +132,7 @@ class Agent:
 
     def at_work(self, what: str, done: int, total: int) -> None:
         """How far a long task is, in bytes: the next heartbeat tells it."""
-        self.progress = (self.progress[0], f"{what}: {done:,} of {total:,} bytes")
+        self.progress = (self.progress[0], done_text(what, done, total))
 
     def done(self, request: int, body: Any) -> None:
         """Answer an order that was taken at once."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,19 +17,31 @@ from rainshed.runtime.buffers import Array
 from rainshed.runtime.cluster.deployed import Deployed
 from rainshed.runtime.cluster.roles import peak_memory_nbytes
 from rainshed.runtime.executor import Executor, Options
+from rainshed.runtime.initial import done_text
 from rainshed.runtime.kernels import part_of
 from rainshed.runtime.trace import MachineTrace, Recorder
 from rainshed.runtime.traced import machine_trace
+
+WORK_EVERY_S: Final = 1.0
 
 
 class Here(Deployed):
     """A plan on this process. Close it, then its threads end.
 
+    on_work  told every second how far the first values are
     Raises  UsageError for a plan of several machines; PlanError for one that cannot run here
     """
 
-    def __init__(self, plan: Plan, *, ops: Mapping[str, Op], trace: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        ops: Mapping[str, Op],
+        trace: bool = False,
+        on_work: Callable[[str], None] | None = None,
+    ) -> None:
         super().__init__(plan)
+        self._on_work, self._tell_at = on_work, 0.0
         if len(plan.programs) != 1:
             what = f"a plan of {len(plan.programs)} machines does not run in one process"
             raise UsageError(what, hint='backend="processes" or "threads"')
@@ -40,7 +53,13 @@ class Here(Deployed):
 
     def init(self, seed: int) -> None:
         """Fill the variables."""
-        self._executor.init_variables(seed)
+        self._tell_at = time.monotonic() + WORK_EVERY_S
+        self._executor.init_variables(seed, self._told)
+
+    def _told(self, done: int, total: int) -> None:
+        if self._on_work is not None and time.monotonic() >= self._tell_at:
+            self._tell_at = time.monotonic() + WORK_EVERY_S
+            self._on_work(done_text("first values", done, total))
 
     def run(self, step: int, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """One step on whole arrays by name. Raises DataError for feeds that do not fit the plan."""

@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from rainshed.engine.progress import Board, Progress, TrainingTable, Work, cells, plain_line
+from rainshed.engine.progress import Board, Progress, Work
+from rainshed.engine.training_table import TrainingTable, cells, plain_line
 
 
 def event(replica=0, step=1, loss=0.5, examples=100, seconds=1.0, staleness=None, bytes_sent=1000):

@@ -14,7 +14,9 @@ import pytest
 
 import rainshed as rs
 from rainshed.engine import models
+from rainshed.engine.progress import Work
 from rainshed.ops.errors import CheckpointError, CompileError, DataError, UsageError
+from rainshed.runtime.cluster import here
 
 THREADS = {"backend": "threads"}
 
@@ -308,3 +310,14 @@ def test_what_a_session_does_not_take():
         with pytest.raises(DataError, match="feeds map names"):
             session.run([1])
         session.run(batch())
+
+
+def test_how_far_the_first_values_are_is_told_where_they_take_long(monkeypatch):
+    told = []
+    w = rs.variable("w", (1 << 11, 1 << 12), init=rs.init.normal())
+    plan = rs.compile(rs.graph(outputs={"sum": rs.sum(w)}), rs.Cluster.local(1))
+    with rs.Session(net(), on_work=told.append):
+        assert not told
+    monkeypatch.setattr(here, "WORK_EVERY_S", 0.0)
+    with rs.Session(plan, on_work=told.append):
+        assert told == [Work("machine m0", f"first values: {n:,} of {4 << 23:,} bytes") for n in (4 << 22, 4 << 23)]

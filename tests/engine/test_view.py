@@ -1,6 +1,8 @@
 """Views of plans and graphs: the numbers are the plan's, the page stands alone, and no name can do harm."""
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import msgspec
@@ -327,3 +329,16 @@ def test_every_machine_has_a_colour_of_its_own(count):
     found = colours(count)
     assert len(set(found)) == count
     assert all(re.fullmatch("#[0-9a-f]{6}", c) for c in found)
+
+
+LAZY = """
+import sys, rainshed as rs
+found = {"rich", "rainshed.engine.view"} & sys.modules.keys()
+assert not found, found
+assert {"compare", "plan_html", "plan_text"} <= set(dir(rs)) and all(hasattr(rs, name) for name in rs.__all__)
+assert "rainshed.engine.view" in sys.modules and not hasattr(rs, "plan_picture")
+"""
+
+
+def test_pages_and_tables_are_loaded_when_they_are_first_asked_for():
+    subprocess.run([sys.executable, "-c", LAZY], check=True)

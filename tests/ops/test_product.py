@@ -6,7 +6,7 @@ from laws import f32, f64
 
 from rainshed.ops import blas
 from rainshed.ops.errors import ShapeError
-from rainshed.ops.product import product, product_call
+from rainshed.ops.product import DEEP, product, product_call
 from rainshed.ops.source import input as input_node
 
 PLAIN = {"turn_a": False, "turn_b": False, "summed": 0, "alpha": 1.0}
@@ -49,6 +49,22 @@ def test_a_sum_of_products(turn_a, turn_b, pairs, m, k, n):
     inputs = operands((m, k), (k, n), pairs, attrs, f64)
     check(inputs, attrs, 1e-12)
     c = f64(m, n)
+    want = check([*inputs, c], attrs, 1e-12)
+    product_call(attrs, *inputs, c, c)()  # in its place
+    np.testing.assert_allclose(c, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("turn_a", (False, True))
+@pytest.mark.parametrize("turn_b", (False, True))
+@pytest.mark.parametrize(
+    "left, right, summed", (((3, 130), (130, 4), 0), ((1, 90), (90, 4), 0), ((2, 3, 90), (2, 90, 4), 1))
+)
+def test_many_pairs_are_multiplied_in_groups(turn_a, turn_b, left, right, summed):
+    attrs = {**PLAIN, "turn_a": turn_a, "turn_b": turn_b, "summed": summed, "alpha": -0.5}
+    inputs = operands(left, right, 5, attrs, f64)
+    assert 5 * left[-1] > DEEP > left[-1]
+    check(inputs, attrs, 1e-12)
+    c = f64(*left[summed:-1], right[-1])
     want = check([*inputs, c], attrs, 1e-12)
     product_call(attrs, *inputs, c, c)()  # in its place
     np.testing.assert_allclose(c, want, rtol=1e-12, atol=1e-12)

@@ -111,6 +111,7 @@ REDUCTIONS = pytest.mark.parametrize(
         ("product", [f32(1, 30), f32(4, 30), f32(1, 4)], {"turn_b": True, "alpha": -0.5}),
         ("product", [f32(30, 5), f32(1, 30), f32(5, 1)], {"turn_a": True, "turn_b": True}),
         ("product", [f32(1, 5), f32(3, 1, 4)] * 4 + [f32(3, 5, 4)], {"turn_a": True}),
+        ("product", [f32(90, 5), f32(90, 4)] * 7 + [f32(5, 4)], {"turn_a": True}),
         ("sum_to", [f32(3, 50, 4)], {"shape": (3, 1, 4)}),
         ("sum_to", [f32(1, 5)], {"shape": (5,)}),
         ("sum_to", [f32(9, 1, 7)], {"shape": (9, 1, 1)}),

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.pipeline import compile
-from rainshed.compiler.plan import Send
+from rainshed.compiler.plan import Run, Send
 from rainshed.engine.optimizers import SGD
 from rainshed.ops import CATALOGUE as C
 from rainshed.ops.errors import DataError
@@ -53,6 +54,19 @@ def test_a_program_goes_over_to_machine_code_and_its_values_stay(tmp_path, monke
     np.testing.assert_array_equal(cold[1], again[1])
     assert cold[0] == plain[0] == trained(steps, recorder=Recorder())[0]
     np.testing.assert_array_equal(cold[1], plain[1])
+
+
+def test_steps_that_take_long_are_compiled_before_the_second(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    program = compile(graph(), Cluster.local(1, cores=1)).programs[0]
+    runs = [structs.replace(i, seconds=1.0) if isinstance(i, Run) else i for i in program.instructions]
+    slow = structs.replace(program, instructions=tuple(runs))
+    with Executor(slow, ops=C) as executor:
+        executor.init_variables(0)
+        for step in range(2):
+            executor.run(step, feeds())
+        found = executor._loaded.segments
+    assert [s.members for s in found] == [s.members for s in trained(COMPILE_AT + 1)[2]]
 
 
 def test_what_is_traced_stays_apart():
