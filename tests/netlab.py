@@ -8,9 +8,8 @@ Each host has a loopback of its own and the address `address(i)`; the bridge its
 coordinator can be (`lab.hub_popen`). Nothing outside can be reached. It needs root, `ip` and `tc`: `lacking()` says what it misses.
 A link is a token bucket in each direction. A pause between messages earns credit for 2 ms of sending: less, and a late timer of the
 kernel would cost bandwidth. Packets leave in groups of 1 ms, which a network card would cut: one by one, each would cost two timer
-interrupts, and at 100 Mbit/s a gigabyte 10 to 20 s of the processors that the hosts share. TCP's congestion control is CUBIC, Linux's own
-default, also where the computer's is another: BBR takes the queue of a token bucket for a slower link. The hosts share the
-computer's processors, and its name.
+interrupts, and at 100 Mbit/s a gigabyte 10 to 20 s of the processors that the hosts share. TCP's congestion control is CUBIC,
+Linux's own default, also where the computer's is another. The hosts share the computer's processors, and its name.
 """
 
 from __future__ import annotations
