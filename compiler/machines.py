@@ -114,13 +114,20 @@ class Machine(_Plain):
 
 @dataclass(frozen=True, slots=True)
 class Link(_Plain):
-    """One direction of the way between two machines. With 0 bytes_per_s there is none: these two cannot exchange anything."""
+    """One direction of the way between two machines. With 0 bytes_per_s there is none: these two cannot exchange anything.
+
+    buffer_bytes  that the sender's operating system takes before they have left: their place in memory is free then
+    """
 
     bytes_per_s: float = 1e9
     latency_s: float = 50e-6
+    buffer_bytes: int = 0
 
     def seconds(self, nbytes: int) -> float:
         return self.latency_s + nbytes / self.bytes_per_s if self.bytes_per_s else math.inf
+
+    def to_data(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in (_LINK if self.buffer_bytes else _LINK[:2])}
 
 
 NO_LINK = Link(bytes_per_s=0.0)
@@ -188,12 +195,12 @@ class Cluster:
         table = data.get("link", {})
         if not isinstance(table, Mapping):
             raise ClusterError(f"{where}: link must be a table; found {table!r}")
-        _known(table, ("bytes_per_s", "latency_s", "between"), f"{where}: link")
+        _known(table, (*_LINK, "between"), f"{where}: link")
         default = _link(table, f"{where}: link")
         links = {}
         for i, row in enumerate(_table_list(table.get("between", []), f"{where}: link.between")):
             at = f"{where}: link.between[{i}]"
-            _known(row, ("machines", "from", "to", "bytes_per_s", "latency_s"), at)
+            _known(row, ("machines", "from", "to", *_LINK), at)
             for pair in _pairs(row, at):
                 if pair in links:
                     raise ClusterError(f"{at}: the link {pair[0]} - {pair[1]} stands there already; it is named once")
@@ -219,8 +226,8 @@ class Cluster:
             both = x == self.links[b, a]
             if not both or a < b:
                 ends = {"machines": [a, b]} if both else {"from": a, "to": b}
-                between.append({**ends, "bytes_per_s": x.bytes_per_s, "latency_s": x.latency_s})
-        link: dict[str, Any] = {"bytes_per_s": self.default_link.bytes_per_s, "latency_s": self.default_link.latency_s}
+                between.append({**ends, **x.to_data()})
+        link = self.default_link.to_data()
         return {"machine": machines, "link": {**link, "between": between} if between else link}
 
     @property
@@ -256,6 +263,7 @@ class Cluster:
         return Cluster(machines=tuple(m for m in self.machines if m.name in names), default_link=default, links=links)
 
 
+_LINK = ("bytes_per_s", "latency_s", "buffer_bytes")
 _UNIT = ("name", "flops", "bytes_per_s", "memory_bytes", "copy_bytes_per_s", "overhead_s")
 _UNIT_NEEDS = _UNIT[:4]
 _RATE = ("work", "flops_per_s", "bytes_per_s", "overhead_s")
@@ -329,6 +337,9 @@ def _check_link(link: Link, where: str) -> None:
     if link.bytes_per_s != 0 or isinstance(link.bytes_per_s, bool):
         _positive(link.bytes_per_s, f"{where}: bytes_per_s", or_else=", or 0 where there is no link")
     _not_negative(link.latency_s, f"{where}: latency_s")
+    nbytes = link.buffer_bytes
+    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or not 0 <= nbytes <= MOST_MEMORY:
+        raise ClusterError(f"{where}: buffer_bytes must be a whole number, not below 0; found {nbytes!r}")
 
 
 def _check_rates(m: Machine) -> None:
@@ -391,7 +402,7 @@ def _pairs(row: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
 
 
 def _link(row: Mapping[str, Any], where: str) -> Link:
-    numbers = {k: row[k] for k in ("bytes_per_s", "latency_s") if k in row}
+    numbers = {k: row[k] for k in _LINK if k in row}
     for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ClusterError(f"{where}: {key} must be a number; found {value!r}")

@@ -109,6 +109,13 @@ class Route:
                 changed[other.out] = None
         return changed
 
+    def left_s(self, now: float) -> float:
+        """Seconds of the whole interface that the message under way still needs."""
+        if self.at is None:
+            return 0.0
+        self.at.count_up_to(now)
+        return max(0.0, self.ends - self.at.had)
+
     def _change(self, line: Interface, now: float) -> None:
         """Go to the line of the other interface, which has become the slower one."""
         assert self.at is not None

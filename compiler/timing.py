@@ -7,6 +7,7 @@ Model
   a host's cores are shared evenly by all that computes there: kernels, sending and receiving
   a small message is written by the worker itself, a large one by a thread of its own; both take a core's time at both ends
   messages from one machine to another go one after the other, in the order in which they were sent
+  a large message is sent, for the instruction, when the operating system's buffer holds the rest of it
   an interface is shared evenly by the messages that go through it, each way; a message goes at the slower of its two shares
   it arrives a latency after its last byte has left
 """
@@ -74,12 +75,16 @@ class _Processor:
 
 @dataclass(eq=False, slots=True)
 class _Message:
-    """`sent`: what a large one calls when nothing of it is left at the sender. `flown`: its last byte is on the way."""
+    """`sent`: what a large one calls when its place in the sender's memory is free; None when that is done. `flown`: its last byte
+    is on the way. `entered`: all but `behind` bytes have left, which a buffer holds. `copied`: the buffer has all of it."""
 
     key: int
     nbytes: int
     sent: Then | None = None
     flown: Then | None = None
+    entered: Then | None = None
+    behind: int = 0
+    copied: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -257,17 +262,55 @@ class _Step:
         way.waiting.append(message)
         if way.now is None:
             self._depart(way)
+        elif way.link.buffer_bytes:
+            self._copy_waiting(way)
+
+    def _copy_waiting(self, way: _Way) -> None:
+        """Large messages for which the buffer has room behind what goes now are copied to it."""
+        assert way.now is not None
+        ahead = self._routes[way].left_s(self.now) * way.link.bytes_per_s + way.now.behind
+        for message in way.waiting:
+            ahead += message.nbytes
+            if ahead > way.link.buffer_bytes:
+                return
+            if message.sent is not None:
+                then, message.sent, message.copied = message.sent, None, True
+                self._job(way.source.processor, way.source.message_seconds(message.nbytes), then)
 
     def _depart(self, way: _Way) -> None:
         message = way.now = way.waiting.popleft()
         self._begin(way.to, way.to.arrival[message.key])
-        self._next_last_bytes(self._routes[way].begin(message.nbytes / way.link.bytes_per_s, self.now))
-        if message.sent is not None:  # both ends work while the bytes are on their way
+        if message.sent is not None or message.copied:  # both ends work while the bytes are on their way
             came = _Both(partial(self._one_less, way.to, way.to.arrival[message.key]))
             gone = _Both(partial(self._gone, way, came.one))
             message.flown = gone.one
-            self._job(way.source.processor, way.source.message_seconds(message.nbytes), gone.one)
+            if message.copied:
+                gone.one()
+            else:
+                self._copy(way, message, gone)
             self._job(way.to.processor, way.to.message_seconds(message.nbytes), came.one)
+        self._fly(way, message.nbytes - message.behind)
+
+    def _copy(self, way: _Way, message: _Message, gone: _Both) -> None:
+        """The sender's work for a message that goes now."""
+        then = gone.one
+        if way.link.buffer_bytes:
+            entered = _Both(partial(self._sent, message))
+            message.behind, message.entered = min(message.nbytes, way.link.buffer_bytes), entered.one
+
+            def then() -> None:
+                entered.one()
+                gone.one()
+
+        self._job(way.source.processor, way.source.message_seconds(message.nbytes), then)
+
+    def _sent(self, message: _Message) -> None:
+        if message.sent is not None:
+            then, message.sent = message.sent, None
+            then()
+
+    def _fly(self, way: _Way, nbytes: int) -> None:
+        self._next_last_bytes(self._routes[way].begin(nbytes / way.link.bytes_per_s, self.now))
 
     def _next_last_bytes(self, changed: Iterable[Interface]) -> None:
         """When the next message of each of these interfaces will be gone, if nothing changes before."""
@@ -281,6 +324,12 @@ class _Step:
         message = way.now
         assert message is not None
         self._next_last_bytes(self._routes[way].end(self.now))
+        if message.behind:
+            rest, message.behind = message.behind, 0
+            self._fly(way, rest)
+            if message.entered is not None:
+                message.entered()
+            return
         if message.flown is not None:
             message.flown()
             return
@@ -291,8 +340,8 @@ class _Step:
         """The sender is done with the message that goes now."""
         message, way.now = way.now, None
         self._at(self.now + way.link.latency_s, arrive)
-        if message is not None and message.sent is not None:
-            message.sent()
+        if message is not None:
+            self._sent(message)
         if way.waiting and way.now is None:
             self._depart(way)
 

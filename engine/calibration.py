@@ -260,7 +260,9 @@ def _joined(machines: Sequence[Machine], links: Mapping[tuple[str, str], LinkTim
         return Cluster(machines=tuple(machines))
     every = {pair: _link(x) for pair, x in links.items()}
     usual = Link(
-        statistics.median(x.bytes_per_s for x in every.values()), statistics.median(x.latency_s for x in every.values())
+        statistics.median(x.bytes_per_s for x in every.values()),
+        statistics.median(x.latency_s for x in every.values()),
+        statistics.median_low(x.buffer_bytes for x in every.values()),
     )
     between: dict[tuple[str, str], Link] = {}
     for (a, b), x in every.items():
@@ -271,4 +273,4 @@ def _joined(machines: Sequence[Machine], links: Mapping[tuple[str, str], LinkTim
 
 def _link(x: LinkTimes) -> Link:
     """The slower of both directions."""
-    return Link(min(x.out_bytes_per_s, x.in_bytes_per_s), x.latency_s)
+    return Link(min(x.out_bytes_per_s, x.in_bytes_per_s), x.latency_s, x.buffer_bytes)

@@ -21,12 +21,14 @@ from threadpoolctl import threadpool_limits
 from rainshed.compiler.plan import ARENA, FED, Feed, Free, Instruction, Output, Program, Run, Value
 from rainshed.compiler.this_computer import memory_bytes, multiplies_bfloat16, usable_cores
 from rainshed.ops.access import box_shape
+from rainshed.ops.code_cache import can_compile
 from rainshed.ops.op import Op
 from rainshed.ops.types import dtype_of
 from rainshed.runtime.executor import Executor, Options
 from rainshed.runtime.initial import untold
 from rainshed.runtime.kernels import Call
 from rainshed.runtime.loaded import Loaded
+from rainshed.runtime.segments import Segment, Wish, segments_of
 
 COPY_NBYTES: Final = 1 << 25  # well beyond any cache, and quick
 MIN_ROUNDS: Final = 3
@@ -83,12 +85,26 @@ def round_seconds(program: Program, ops: Mapping[str, Op], budget_s: float, thre
 
 
 def _kernel_calls(program: Program, ops: Mapping[str, Op]) -> list[Call | None]:
-    """The kernels without what gives variables new values: a net that learns the same for hundreds of rounds ends with numbers so
-    small that processors slow down on them."""
+    """The kernels, by machine code where a step does them so, without what gives variables new values: a net that learns the same
+    for hundreds of rounds ends with numbers so small that processors slow down on them."""
     loaded = Loaded(program, ops)
     loaded.init_variables(0, untold)
     loaded.feed(0, _feeds(program))
-    return [call if isinstance(i, Run) else None for i, call in zip(program.instructions, loaded.calls, strict=True)]
+    calls = [call if isinstance(i, Run) else None for i, call in zip(program.instructions, loaded.calls, strict=True)]
+    if can_compile():
+        wish = Wish(threads=1, cut=frozenset(), compiling=True, apart=True)
+        for segment in segments_of(program, loaded.kernels, wish):
+            (i,) = segment.members
+            calls[i] = _whole(segment) if calls[i] is not None else None
+    return calls
+
+
+def _whole(segment: Segment) -> Call:
+    def call() -> None:
+        segment.begin()
+        segment.call()
+
+    return call
 
 
 def _rounds(calls: list[Call | None], budget_s: float) -> tuple[list[float], float]:

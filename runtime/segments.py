@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from rainshed.compiler.dependencies import is_static
+from rainshed.compiler.dependencies import dependencies, is_static
 from rainshed.compiler.machines import OVERHEAD_S
-from rainshed.compiler.plan import Assign, Free, Instruction, Program, Recv, Run
+from rainshed.compiler.plan import Assign, Free, Instruction, Program, Recv, Run, Send
 from rainshed.ops.errors import KernelError
 from rainshed.ops.records import Record, Records, machine_code
 from rainshed.runtime.kernels import Kernels
@@ -50,19 +50,23 @@ class Wish:
     threads    of the machine
     cut        instructions that are done in pieces, one for each thread
     compiling  whether loops are compiled that the cache on disk does not have
+    apart      whether each instruction is a segment by itself, to be measured
     """
 
     threads: int
     cut: frozenset[int]
     compiling: bool
+    apart: bool = False
 
 
 def segments_of(program: Program, kernels: Kernels, wish: Wish) -> list[Segment]:
-    """The longest runs of instructions that have records, nothing that leaves or arrives between them."""
+    """The longest runs of instructions that have records and wait for the same messages, nothing that leaves or arrives between
+    them: so none of them is late because of another."""
     found: list[Segment] = []
     group: list[tuple[int, Chains]] = []
     held_s = 0.0
     waits = any(isinstance(x, Recv) for x in program.instructions)
+    messages = _messages(program) if waits else [0] * len(program.instructions)
     for i, instruction in enumerate(program.instructions):
         if isinstance(instruction, Free) or is_static(program, instruction):
             continue
@@ -71,7 +75,8 @@ def segments_of(program: Program, kernels: Kernels, wish: Wish) -> list[Segment]
         takes = 0.0
         if holds and isinstance(instruction, Run):
             takes = instruction.seconds if waits else _native_s(instruction)
-        if group and (chains is None or (wish.threads > 1 and held_s + takes > LONGEST_S)):
+        ends = wish.apart or bool(group and messages[i] != messages[group[-1][0]])
+        if group and (chains is None or ends or (wish.threads > 1 and held_s + takes > LONGEST_S)):
             found.append(_segment(group, program, kernels, wish))
             group, held_s = [], 0.0
         if chains is not None:
@@ -79,6 +84,17 @@ def segments_of(program: Program, kernels: Kernels, wish: Wish) -> list[Segment]
             held_s += takes
     if group:
         found.append(_segment(group, program, kernels, wish))
+    return found
+
+
+def _messages(program: Program) -> list[int]:
+    """Those that each instruction waits for, as bit sets: for what arrives, and for a place in memory out of which is sent."""
+    found: list[int] = []
+    for before in dependencies(program):
+        own = 0
+        for j in before:
+            own |= found[j] | (1 << j if isinstance(program.instructions[j], Recv | Send) else 0)
+        found.append(own)
     return found
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import combinations
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -25,6 +25,7 @@ MAX_NBYTES: Final = 1 << 24  # of one frame
 SMALL_NBYTES: Final = 64
 FIRST_NBYTES: Final = 1 << 16
 LAST: Final = 4  # amounts that tell the bandwidth
+LONG_S: Final = 0.1  # of a frame that no buffer holds
 
 
 class LinkTimes(Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,11 +33,20 @@ class LinkTimes(Struct, frozen=True, forbid_unknown_fields=True):
 
     latency_s         half of a round trip of a small frame, less what both ends take of their cores for it
     out_bytes_per_s   of large frames from the asking end, in_bytes_per_s to it
+    buffer_bytes      of a large frame that had not yet come when it was sent, as far as the sender could tell
     """
 
     latency_s: float
     out_bytes_per_s: float
     in_bytes_per_s: float
+    buffer_bytes: int = 0
+
+
+class Trip(NamedTuple):
+    """Seconds until frames were sent, and until all of them were answered."""
+
+    sent_s: float
+    answered_s: float
 
 
 class _End:
@@ -108,8 +118,8 @@ class Asker(_End):
             self._error = error or PeerLostError("the other end of the link left")
             self._changed.notify_all()
 
-    def exchange(self, channel: Channel, frames: int, nbytes: int, wanted: int) -> float:
-        """Send so many frames, wait for all answers; seconds."""
+    def exchange(self, channel: Channel, frames: int, nbytes: int, wanted: int) -> Trip:
+        """Send so many frames, wait for all answers."""
         limit_s = self._timeouts.for_bytes(frames * (nbytes + wanted))
         deadline = Deadline.after(limit_s)
         payload = [self._zeros[:nbytes]]
@@ -117,6 +127,7 @@ class Asker(_End):
         for _ in range(frames):
             self._asked += 1
             channel.send(Value(wanted, self._asked), payload, timeout_s=deadline.left() or 1e-3)
+        sent_s = time.perf_counter() - started
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._answered == self._asked, deadline.left())
             if self._error is not None:
@@ -124,7 +135,7 @@ class Asker(_End):
             if self._answered != self._asked:
                 missing = self._asked - self._answered
                 raise StallError(f"{channel} left {missing} of {frames} frames unanswered for {limit_s:.3g} s")
-        return time.perf_counter() - started
+        return Trip(sent_s, time.perf_counter() - started)
 
 
 def measure_link(asker: Asker, channel: Channel, budget_s: float) -> LinkTimes:
@@ -133,12 +144,12 @@ def measure_link(asker: Asker, channel: Channel, budget_s: float) -> LinkTimes:
     trips: list[float] = []
     end, used_s = time.perf_counter() + 0.2 * budget_s, time.process_time()
     while len(trips) < 5 or (time.perf_counter() < end and len(trips) < 500):
-        trips.append(asker.exchange(channel, 1, SMALL_NBYTES, SMALL_NBYTES))
+        trips.append(asker.exchange(channel, 1, SMALL_NBYTES, SMALL_NBYTES).answered_s)
     core_s = (time.process_time() - used_s) / len(trips)  # of this end in a round trip: as much as of both on one way
     latency_s = max(0.0, statistics.median(trips) / 2 - core_s)
-    out_rate = _bandwidth(lambda n: asker.exchange(channel, *_frames(n), 0), 0.4 * budget_s)
+    out_rate = _bandwidth(lambda n: asker.exchange(channel, *_frames(n), 0).answered_s, 0.4 * budget_s)
     in_rate = _bandwidth(lambda n: _fetch(asker, channel, n), 0.4 * budget_s)
-    return LinkTimes(latency_s, out_rate, in_rate)
+    return LinkTimes(latency_s, out_rate, in_rate, _buffer(asker, channel, out_rate, latency_s))
 
 
 def _frames(nbytes: int) -> tuple[int, int]:
@@ -148,7 +159,15 @@ def _frames(nbytes: int) -> tuple[int, int]:
 
 def _fetch(asker: Asker, channel: Channel, nbytes: int) -> float:
     frames, size = _frames(nbytes)
-    return asker.exchange(channel, frames, 0, size)
+    return asker.exchange(channel, frames, 0, size).answered_s
+
+
+def _buffer(asker: Asker, channel: Channel, rate: float, latency_s: float) -> int:
+    """Bytes that the operating system takes ahead of the link: what comes after a frame is sent, less the way of its answer."""
+    nbytes = int(min(MAX_NBYTES, max(FIRST_NBYTES, rate * LONG_S)))
+    trips = [asker.exchange(channel, 1, nbytes, 0) for _ in range(3)]
+    ahead_s = statistics.median(trip.answered_s - trip.sent_s for trip in trips) - 2 * latency_s
+    return min(nbytes, max(0, round(ahead_s * rate)))
 
 
 def _bandwidth(carry: Callable[[int], float], budget_s: float) -> float:

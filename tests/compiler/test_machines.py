@@ -127,6 +127,20 @@ def test_a_link_that_would_never_end(value: object) -> None:
         Cluster(machines=two, links={("a", "b"): Link(value)})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", [-1, 1.5, True, 2**63, "1"])
+def test_a_buffer_has_a_whole_number_of_bytes(value: object) -> None:
+    with pytest.raises(ClusterError, match="buffer_bytes must be a whole number, not below 0"):
+        Cluster(machines=(Machine(name="a"),), default_link=Link(1.0, 0.0, value))  # type: ignore[arg-type]
+
+
+def test_a_buffer_is_written_and_read_where_there_is_one() -> None:
+    two = (Machine(name="a"), Machine(name="b"))
+    cluster = Cluster(machines=two, default_link=Link(1.0, 0.5, 7), links={("a", "b"): Link(2.0, 0.5)})
+    data = cluster.to_data()["link"]
+    assert data["buffer_bytes"] == 7 and "buffer_bytes" not in data["between"][0]
+    assert Cluster.from_data(cluster.to_data()) == cluster
+
+
 @pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, 1e9, "1"])
 def test_times_are_finite(value: object) -> None:
     with pytest.raises(ClusterError, match="latency_s must be finite"):

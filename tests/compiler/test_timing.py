@@ -1,5 +1,7 @@
 """timing: processors that are shared, messages that share interfaces, workers; worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from rainshed.compiler.machines import Cluster, Link, Machine, Unit
@@ -105,6 +107,37 @@ def test_messages_to_one_machine_keep_their_order() -> None:
         arena_nbytes=3 * LARGE,
     )
     assert step_seconds((sender, receiver), machines({}, {})) == pytest.approx(1 + 100 + 0.4 + 0.25 + 1)
+
+
+@pytest.mark.parametrize(("buffer_bytes", "expected"), [(0, 1 + 100 + 50), (40_000, 1 + 60 + 50), (LARGE, 1 + 50 + 50)])
+def test_a_place_is_free_when_a_buffer_holds_the_rest(buffer_bytes: int, expected: float) -> None:
+    """100 s on the wire, 50 s of the sender's core: a kernel of 50 s that writes where the message lay waits for its bytes to
+    have left but for those that the buffer holds; and for the copy to the buffer."""
+    cluster = replace(
+        machines({}, {}, message_s=0.0, message_bytes_per_s=2000.0),
+        default_link=replace(LINK, buffer_bytes=buffer_bytes),
+    )
+    values = tuple(Value(dtype="f32", shape=(LARGE // 4,), place=ARENA, offset=0) for _ in range(2))
+    again = (run(1.0), Send(0, 0, "m1"), Free(0), run(50.0, output=1))
+    sender = Program(machine="m0", values=values, instructions=again, arena_nbytes=LARGE)
+    receiver = program("m1", Recv(0, 0, "m0"), nbytes=LARGE)
+    assert step_seconds((sender, receiver), cluster) == pytest.approx(max(expected, 1 + 100 + 0.25))
+
+
+def test_a_buffer_has_room_behind_what_goes() -> None:
+    """Two messages of 100 s each on the wire. A kernel in the second one's place begins when the buffer holds it."""
+    values = tuple(Value(dtype="f32", shape=(LARGE // 4,), place=ARENA, offset=LARGE * i) for i in (0, 1, 1))
+    sends = (run(0.0), run(1.0, output=1), Send(0, 0, "m1"), Send(1, 1, "m1"), Free(1), run(250.0, output=2))
+    sender = Program(machine="m0", values=values, instructions=sends, arena_nbytes=2 * LARGE)
+    receiver = program("m1", Recv(0, 0, "m0"), Recv(1, 1, "m0"), nbytes=LARGE)
+
+    def seconds(buffer_bytes: int) -> float:
+        cluster = replace(machines({}, {}), default_link=replace(LINK, buffer_bytes=buffer_bytes))
+        return step_seconds((sender, receiver), cluster)
+
+    assert seconds(0) == pytest.approx(200 + 250)
+    assert seconds(LARGE) == pytest.approx(100 + 250)  # when the first has left
+    assert seconds(2 * LARGE) == pytest.approx(1 + 250)  # at once
 
 
 def test_a_unit_works_beside_the_cores() -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from rainshed.compiler.dependencies import dependencies
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.pipeline import compile
-from rainshed.compiler.plan import Run, Send
+from rainshed.compiler.plan import Recv, Run, Send
 from rainshed.engine.optimizers import SGD
 from rainshed.ops import CATALOGUE as C
 from rainshed.ops.errors import DataError
@@ -101,6 +102,31 @@ def test_nothing_that_leaves_or_arrives_lies_within_a_segment():
                 held_s = sum(executor.program.instructions[i].seconds for i in segment.members)
                 assert len(segment.members) == 1 or held_s <= LONGEST_S
     np.testing.assert_allclose(losses, trained(COMPILE_AT + 3, kernels="numpy")[0], rtol=1e-5)
+
+
+def test_what_waits_for_other_messages_is_another_segment():
+    """Two halves of a batch go through stages on two machines: what is done for the second does not wait for the first."""
+    x = input("x", (64, 64))
+    random = np.random.default_rng(4)
+    h = x
+    for i in range(4):
+        h = C["tanh"](h @ variable(f"w{i}", (64, 64), init=random.standard_normal((64, 64), np.float32) / 8)) * 0.5
+    plan = compile(
+        Graph({"loss": mean(h * h)}, loss="loss", rule=SGD(0.1).rule()), Cluster.local(2, cores=1), strategy="pipeline"
+    )
+    with LocalCluster(plan, ops=C) as cluster:
+        cluster.init(0)
+        for _ in range(COMPILE_AT + 1):
+            cluster.run({"x": np.ones((64, 64), np.float32)})
+        for executor in cluster._executors.values():
+            before = dependencies(executor.program)
+            kinds = [type(i) for i in executor.program.instructions]
+            needs: list[set[int]] = []
+            for own in before:
+                needs.append(set().union(*(needs[j] | ({j} if kinds[j] in (Send, Recv) else set()) for j in own)))
+            assert executor._loaded.segments
+            for segment in executor._loaded.segments:
+                assert len({frozenset(needs[i]) for i in segment.members}) == 1
 
 
 def wide():
