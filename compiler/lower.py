@@ -44,12 +44,32 @@ MOST_PACKED = 10_000  # nodes of a plan; of larger ones the arenas are packed on
 def lower(
     graph: Graph, order: list[Node], setting: Setting, *, rest: bool = False
 ) -> tuple[tuple[Program, ...], tuple[Transfer, ...]]:
-    """The programs of all machines of the cluster, and the list of transfers.
+    """The programs of all machines of the cluster, and the list of transfers; see `lowered`."""
+    found = lowered(graph, order, setting)
+    return found.programs(rest=rest), found.transfers
 
-    rest    larger arenas, in which no place is taken again by what could be computed while its last users wait for bytes
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """The instructions of all machines, whose values have no places yet."""
+
+    machines: tuple[_Lowering, ...]
+    transfers: tuple[Transfer, ...]
+    pack: bool
+
+    def programs(self, *, rest: bool) -> tuple[Program, ...]:
+        """One program per machine, also for one that has nothing to do.
+
+        rest    larger arenas, in which no place is taken again by what could be computed while its last users wait for bytes
+        """
+        return tuple(one.program(self.pack, rest) for one in self.machines)
+
+
+def lowered(graph: Graph, order: list[Node], setting: Setting) -> Lowered:
+    """The instructions of all machines of the cluster, and the list of transfers.
 
     In      `order` is a schedule of the graph
-    Out     one program per machine, also for one that has nothing to do; every Recv has one Send of the same size
+    Out     every Recv has one Send of the same size
     """
     keys = {node: i for i, node in enumerate(n for n in order if n.op is send)}
     shares: dict[str, Share] = {name: Share(name) for name in setting.cluster.names}
@@ -66,8 +86,8 @@ def lower(
         _share_of(node, shares).roots.add(node)
     clock = Clock(setting.cluster)
     pack = setting.thrifty or len(order) <= MOST_PACKED
-    programs = tuple(_Lowering(share, keys, clock).program(pack, rest) for share in shares.values())
-    return programs, _transfers(graph, keys)
+    machines = tuple(_Lowering(share, keys, clock) for share in shares.values())
+    return Lowered(machines, _transfers(graph, keys), pack)
 
 
 @dataclass(slots=True)
@@ -163,11 +183,12 @@ class _Lowering:
         for name, node in share.updates:
             self.moved.setdefault(node, []).append(name)
         self.shown = {node for _, node, _ in share.outputs}
-
-    def program(self, pack: bool, rest: bool) -> Program:
-        for node in self.share.order:
+        for node in share.order:
             self._node(node)
         self._assign()
+
+    def program(self, pack: bool, rest: bool) -> Program:
+        """The program, with a place for each value."""
         outputs = [
             Output(name=name, value=self.number[node], box=root_box(node), whole=shape)
             for name, node, shape in self.share.outputs

@@ -14,9 +14,18 @@ from rainshed.compiler.check import check_graph
 from rainshed.compiler.collector import at_rest
 from rainshed.compiler.explain import kept_candidates
 from rainshed.compiler.limits import memory_lack, memory_needed, spread_memory
-from rainshed.compiler.lower import lower
+from rainshed.compiler.lower import lowered
 from rainshed.compiler.machines import Cluster
-from rainshed.compiler.partition.strategy import GUIDED, MIDDLE_S, NAMES, STRATEGIES, guided_seconds, known, rank
+from rainshed.compiler.partition.strategy import (
+    GUIDED,
+    MIDDLE_S,
+    NAMES,
+    SLICED,
+    STRATEGIES,
+    guided_seconds,
+    known,
+    rank,
+)
 from rainshed.compiler.passes.differentiate import differentiate
 from rainshed.compiler.passes.fold_products import fold_products
 from rainshed.compiler.passes.fuse import fuse
@@ -32,12 +41,12 @@ from rainshed.compiler.passes.split import split
 from rainshed.compiler.passes.tidy import tidy
 from rainshed.compiler.passes.widen import widen
 from rainshed.compiler.pins import pinned
-from rainshed.compiler.plan import VERSION, Plan, Program
+from rainshed.compiler.plan import VERSION, Plan, Prediction, Program, Transfer
 from rainshed.compiler.reach import all_linked, parts_of, unlinked, widened
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import memory_of, simulate, unit_memory_of
 from rainshed.ops.errors import CompileError, ContractError, UsageError
-from rainshed.ops.ir import Graph
+from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import Batch, TensorType
 
 Pass = Callable[[Graph, Setting], Graph]
@@ -286,16 +295,13 @@ def _plan(graph: Graph, setting: Setting) -> Plan:
 
 
 def plan_of(graph: Graph, setting: Setting) -> Plan:
-    """The plan of a graph that has been through all passes: in the order of `schedule`, with larger arenas where a step is
-    simulated to be shorter for it and they fit. Otherwise whether it fits is not looked at."""
-    order = schedule(graph, setting)
-    programs, transfers = lower(graph, order, setting)
-    prediction = simulate(programs, transfers, setting.cluster)
-    if transfers and not setting.thrifty and len(order) <= MOST_RESTED:
-        rested, _ = lower(graph, order, setting, rest=True)
-        other = simulate(rested, transfers, setting.cluster)
-        if other.step_s < WORTH_ROOM * prediction.step_s and not _lacking_memory(rested, setting.cluster):
-            programs, prediction = rested, other
+    """The plan of a graph that has been through all passes: in the order of `schedule`; of a pipeline of slices, in the shorter of
+    its two. Otherwise whether it fits is not looked at."""
+    programs, transfers, prediction = _ordered(graph, setting, schedule(graph, setting))
+    if setting.strategy in SLICED and not setting.thrifty:
+        other = _ordered(graph, setting, schedule(graph, setting, slices=True))
+        if other[2].step_s < prediction.step_s and not _lacking_memory(other[0], setting.cluster):
+            programs, transfers, prediction = other
     return Plan(
         version=VERSION,
         programs=programs,
@@ -305,6 +311,21 @@ def plan_of(graph: Graph, setting: Setting) -> Plan:
         seed=setting.seed,
         loss=graph.loss,
     )
+
+
+def _ordered(
+    graph: Graph, setting: Setting, order: list[Node]
+) -> tuple[tuple[Program, ...], tuple[Transfer, ...], Prediction]:
+    """The programs in this order, with larger arenas where a step is simulated to be shorter for it and they fit."""
+    found = lowered(graph, order, setting)
+    programs = found.programs(rest=False)
+    prediction = simulate(programs, found.transfers, setting.cluster)
+    if found.transfers and not setting.thrifty and len(order) <= MOST_RESTED:
+        rested = found.programs(rest=True)
+        other = simulate(rested, found.transfers, setting.cluster)
+        if other.step_s < WORTH_ROOM * prediction.step_s and not _lacking_memory(rested, setting.cluster):
+            programs, prediction = rested, other
+    return programs, found.transfers, prediction
 
 
 def _lacking_memory(programs: Sequence[Program], cluster: Cluster) -> str:
