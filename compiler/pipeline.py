@@ -16,7 +16,16 @@ from rainshed.compiler.explain import kept_candidates
 from rainshed.compiler.limits import memory_lack, memory_needed, spread_memory
 from rainshed.compiler.lower import lower, packed
 from rainshed.compiler.machines import Cluster
-from rainshed.compiler.partition.strategy import GUIDED, MIDDLE_S, NAMES, STRATEGIES, guided_seconds, known, rank
+from rainshed.compiler.partition.strategy import (
+    GUIDED,
+    MIDDLE_S,
+    NAMES,
+    SLICED,
+    STRATEGIES,
+    guided_seconds,
+    known,
+    rank,
+)
 from rainshed.compiler.passes.differentiate import differentiate
 from rainshed.compiler.passes.fold_products import fold_products
 from rainshed.compiler.passes.fuse import fuse
@@ -33,14 +42,14 @@ from rainshed.compiler.passes.split import split
 from rainshed.compiler.passes.tidy import tidy
 from rainshed.compiler.passes.widen import widen
 from rainshed.compiler.pins import pinned
-from rainshed.compiler.plan import VERSION, Plan, Program
+from rainshed.compiler.plan import VERSION, Plan, Prediction, Program, Transfer
 from rainshed.compiler.reach import all_linked, parts_of, unlinked, widened
 from rainshed.compiler.room import roomy
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.simulate import in_other_arenas, memory_of, simulate, unit_memory_of
 from rainshed.compiler.timing import step_seconds
 from rainshed.ops.errors import CompileError, ContractError, UsageError
-from rainshed.ops.ir import Graph
+from rainshed.ops.ir import Graph, Node
 from rainshed.ops.types import Batch, TensorType, whole_of
 
 Pass = Callable[[Graph, Setting], Graph]
@@ -108,7 +117,9 @@ def compile(
     except CompileError as error:
         smaller = _with_less_memory(graph, setting, strategy) if rematerialize else None
         if smaller is None:
-            raise _exhausted(error) if rematerialize else error
+            if rematerialize:
+                raise _exhausted(error) from None
+            raise
         plan = smaller
     return (
         plan if precision == FLOAT32 else structs.replace(plan, notes={**plan.notes, "precision": lowered_text(graph)})
@@ -302,17 +313,13 @@ def _plan(graph: Graph, setting: Setting) -> Plan:
 
 
 def plan_of(graph: Graph, setting: Setting) -> Plan:
-    """The plan of a graph that has been through all passes: in the order of `schedule`, with larger arenas where a step is
-    simulated to be shorter for it and they fit. Otherwise whether it fits is not looked at."""
-    order = schedule(graph, setting)
-    programs, transfers = lower(graph, order, setting)
-    prediction = simulate(programs, transfers, setting.cluster)
-    if transfers and not setting.thrifty:
-        larger = tuple(roomy(p, pack=packed(order, setting)) for p in programs)
-        if larger != programs and not _lacking_memory(larger, setting.cluster):
-            step_s = step_seconds(larger, setting.cluster)
-            if step_s < WORTH_ROOM * prediction.step_s:
-                programs, prediction = larger, in_other_arenas(prediction, larger, step_s)
+    """The plan of a graph that has been through all passes: in the order of `schedule`; of a pipeline of slices, in the shorter of
+    its two. Otherwise whether it fits is not looked at."""
+    programs, transfers, prediction = _ordered(graph, setting, schedule(graph, setting))
+    if setting.strategy in SLICED and not setting.thrifty:
+        other = _ordered(graph, setting, schedule(graph, setting, slices=True))
+        if other[2].step_s < prediction.step_s and not _lacking_memory(other[0], setting.cluster):
+            programs, transfers, prediction = other
     return Plan(
         version=VERSION,
         programs=programs,
@@ -322,6 +329,21 @@ def plan_of(graph: Graph, setting: Setting) -> Plan:
         seed=setting.seed,
         loss=graph.loss,
     )
+
+
+def _ordered(
+    graph: Graph, setting: Setting, order: list[Node]
+) -> tuple[tuple[Program, ...], tuple[Transfer, ...], Prediction]:
+    """The programs in this order, with larger arenas where a step is simulated to be shorter for it and they fit."""
+    programs, transfers = lower(graph, order, setting)
+    prediction = simulate(programs, transfers, setting.cluster)
+    if transfers and not setting.thrifty:
+        larger = tuple(roomy(p, pack=packed(order, setting)) for p in programs)
+        if larger != programs and not _lacking_memory(larger, setting.cluster):
+            step_s = step_seconds(larger, setting.cluster)
+            if step_s < WORTH_ROOM * prediction.step_s:
+                programs, prediction = larger, in_other_arenas(prediction, larger, step_s)
+    return programs, transfers, prediction
 
 
 def _lacking_memory(programs: Sequence[Program], cluster: Cluster) -> str:

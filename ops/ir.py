@@ -361,10 +361,12 @@ class Graph:
         return self.renamed(new)
 
     def renamed(self, new: Mapping[Node, Node], *, same_order: bool = False) -> Self:
-        """The same outputs and updates, with each root replaced by `new[root]`.
+        """The same outputs and updates, with each root replaced by `new[root]`; the graph itself where these are its roots.
 
         same_order  every node was replaced by one of its own that reads what the node read: the order is that of this graph
         """
+        if all(new[node] is node for node in self.roots):
+            return self  # nodes do not change, so neither has what they read
         found = replace(
             self,
             outputs={name: new[node] for name, node in self.outputs.items()},

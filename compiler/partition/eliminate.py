@@ -10,22 +10,29 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 MAX_TABLE = 1 << 22  # entries of one table
+MAX_ENTRIES = 1 << 26  # of all tables of one elimination; where it takes more, tables have to be smaller
+MIN_TABLE = 1 << 10  # entries that a table may have in any case
 ROUNDS = 6  # of holding some variables, where the exact solution would take too much
 
 Pairs = Mapping[tuple[int, int], np.ndarray]
+Order = tuple[list[int], frozenset[int]]  # variables as they are eliminated, and those that are held
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """unary[i][a]: the cost of choice a for variable i; pairs[i, j][a, b]: of choices a and b together, i < j."""
+    """unary[i][a]: the cost of choice a for variable i; pairs[i, j][a, b]: of choices a and b together, i < j.
+
+    orders  of elimination, worked out once: they do not depend on the start
+    """
 
     unary: Sequence[np.ndarray]
     pairs: Pairs
+    orders: dict[frozenset[int], Order] = field(default_factory=dict)
 
     def cost(self, choice: Sequence[int]) -> float:
         total = sum(float(u[choice[i]]) for i, u in enumerate(self.unary))
@@ -76,11 +83,24 @@ def _neighbours(problem: Problem) -> list[set[int]]:
     return near
 
 
-def _order(problem: Problem, avoid: frozenset[int], alone: frozenset[int]) -> tuple[list[int], frozenset[int]]:
-    """An order of elimination by smallest table first, and the variables that have to be held to keep the tables small.
+def _order(problem: Problem, avoid: frozenset[int], alone: frozenset[int]) -> Order:
+    """An order of elimination by smallest table first, and the variables that have to be held to keep the tables small, each of
+    them and all together.
 
     Variables of `avoid`, which were held before, are held again only if there is no other.
     """
+    if avoid not in problem.orders:
+        most = MAX_TABLE
+        found = _order_within(most, problem, avoid, alone)
+        while found is None:
+            most //= 4
+            found = _order_within(most, problem, avoid, alone)
+        problem.orders[avoid] = found
+    return problem.orders[avoid]
+
+
+def _order_within(most: int, problem: Problem, avoid: frozenset[int], alone: frozenset[int]) -> Order | None:
+    """The order with no table of more than `most` entries; None where all tables together are too large."""
     near = [beside - alone for beside in _neighbours(problem)]
     size = [len(u) for u in problem.unary]
     left = set(range(len(size))) - alone
@@ -89,11 +109,12 @@ def _order(problem: Problem, avoid: frozenset[int], alone: frozenset[int]) -> tu
     heapq.heapify(heap)
     order: list[int] = []
     held: set[int] = set()
+    entries = 0
     while left:
         least, i = heapq.heappop(heap)
         if i not in left or table[i] != least:
             continue
-        if table[i] > MAX_TABLE:
+        if least > most:
             heapq.heappush(heap, (least, i))
             i = max(left, key=lambda k: (k not in avoid, len(near[k]), -k))
             held.add(i)
@@ -101,6 +122,9 @@ def _order(problem: Problem, avoid: frozenset[int], alone: frozenset[int]) -> tu
             for j in changed:
                 near[j].discard(i)
         else:
+            entries += least
+            if entries > MAX_ENTRIES and most > MIN_TABLE:
+                return None
             order.append(i)
             changed = near[i]
             for j in changed:

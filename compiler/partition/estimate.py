@@ -97,7 +97,21 @@ class _Estimate:
         overlapped = (
             end * (slices + stages - 1) / (slices * stages)
         )  # full and empty at the ends: Huang et al., GPipe, 2019
-        return max(busy + (end - busy) / slices, overlapped) if slices > 1 else end
+        if slices == 1:
+            return end
+        share = self._in_slices()
+        return max(busy + (end - busy) * (1 - share + share / slices), overlapped)
+
+    def _in_slices(self) -> float:
+        """The share of the work on examples that is done slice by slice. A layout that cuts the batch among machines waits for
+        all of it, and so does what comes after it."""
+        whole = parts = 0.0
+        for node in self.search.examples:
+            facts, i = self.search.facts.get(node), self.search.chosen.get(node)
+            if facts is not None and i is not None:
+                whole += float(facts.spent[i])
+                parts += float(facts.spent[i]) * (int(facts.kind.options[i].calls.max()) > 1)
+        return parts / whole if whole else 1.0
 
     def _tails(self) -> dict[Node, float]:
         """Seconds of the longest chain of readers that hangs on each node."""
@@ -129,11 +143,11 @@ class _Estimate:
         if not isinstance(value.type, TensorType):
             return
         search = self.search
-        have, its = search.facts[value].kind, search.facts[reader].kind
-        a, b = search.chosen[value], search.chosen[reader]
+        have, a = search.facts[value].kind.rows[search.chosen[value]]
+        its, b = search.facts[reader].kind.rows[search.chosen[reader]]
         key = (have, a, its, b, i)
         if key not in self.known:
-            self.known[key] = between(have.lies, a, its.wants(i) if i >= 0 else its.lies, b, self.count)
+            self.known[key] = between(have.lies, a, its.wants(i), b, self.count)
         need = self.known[key] * search.facts[value].itemsize
         new = np.maximum(need - self.moved[value], 0)
         if new.any():

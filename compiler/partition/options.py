@@ -126,40 +126,61 @@ class Nest:
         return parts.reshape(len(parts) * count, *parts.shape[2:]), homes[:, :count].ravel(), partial
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Kind:
-    """Nodes of one access, of the same shapes and on the same machines: they share their options, packed for traffic.py.
+class Block:
+    """Some layouts of one loop nest, packed for traffic.py. What is worked out of it holds for every kind of node that may choose
+    from these layouts. Compared by identity.
 
     share, calls  of each option, per machine: f64[options, machines], i64[options, machines]
-    lies          where the value lies, per option
     """
 
-    nest: Nest
+    def __init__(self, nest: Nest, layouts: Sequence[Layout]) -> None:
+        self.nest = nest
+        self.options = tuple(nest.option(one) for one in layouts)
+        self.number = {one: i for i, one in enumerate(layouts)}
+        self.share = np.array([o.share for o in self.options])
+        self.calls = np.array([o.calls for o in self.options])
+        self._parts: dict[int, Parts] = {}
+
+    @property
+    def lies(self) -> Parts:
+        """Where the value lies, per option."""
+        if -1 not in self._parts:
+            known = [self.nest.square[-1] and o.layout.cut is None and o.plain for o in self.options]
+            self._parts[-1] = Parts.of([(o.corners, o.piece_homes) for o in self.options], known)
+        return self._parts[-1]
+
+    def wants(self, i: int) -> Parts:
+        """What input `i` must bring, per option; what the value itself is if `i` is -1."""
+        if i < 0:
+            return self.lies
+        if i not in self._parts:
+            known = [self.nest.square[i] and o.layout.cut is None for o in self.options]
+            self._parts[i] = Parts.of([(o.regions[i], o.homes) for o in self.options], known)
+        return self._parts[i]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """Nodes of one access, of the same shapes and on the same machines: they share their options.
+
+    blocks  what the options are taken from, in their order, and which of each block: i64[options of the block that are taken]
+    rows    of each option, its block and its place there
+    """
+
     options: tuple[Option, ...]
-    share: np.ndarray
-    calls: np.ndarray
-    lies: Parts
-    _wants: dict[int, Parts]
+    blocks: tuple[tuple[Block, np.ndarray], ...]
+    rows: tuple[tuple[Block, int], ...]
 
     @classmethod
     def of(cls, nest: Nest, layouts: Sequence[Layout]) -> Kind:
-        options = tuple(nest.option(one) for one in layouts)
-        known = [nest.square[-1] and o.layout.cut is None and o.plain for o in options]
-        return cls(
-            nest,
-            options,
-            np.array([o.share for o in options]),
-            np.array([o.calls for o in options]),
-            Parts.of([(o.corners, o.piece_homes) for o in options], known),
-            {},
-        )
+        return cls.joined(((Block(nest, layouts), layouts),))
 
-    def wants(self, i: int) -> Parts:
-        """What input `i` must bring, per option."""
-        if i not in self._wants:
-            known = [self.nest.square[i] and o.layout.cut is None for o in self.options]
-            self._wants[i] = Parts.of([(o.regions[i], o.homes) for o in self.options], known)
-        return self._wants[i]
+    @classmethod
+    def joined(cls, taken: Sequence[tuple[Block, Sequence[Layout]]]) -> Kind:
+        """Some layouts of each of some blocks."""
+        rows = [(block, block.number[one]) for block, layouts in taken for one in layouts]
+        blocks = [(block, np.array([block.number[one] for one in layouts])) for block, layouts in taken if layouts]
+        return cls(tuple(block.options[i] for block, i in rows), tuple(blocks), tuple(rows))
 
 
 def _is_apart(reaches: tuple[Reach, ...]) -> bool:

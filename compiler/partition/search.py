@@ -9,20 +9,20 @@ Source  exact costs per edge and elimination: Jia et al. (OptCNN), ICML 2018; El
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from rainshed.compiler.cost import FREE, WEIGHTLESS, pace
+from rainshed.compiler.cost import FREE, WEIGHTLESS
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition.candidates import candidates
 from rainshed.compiler.partition.derive import Piece, followed
 from rainshed.compiler.partition.eliminate import Problem, solve
+from rainshed.compiler.partition.facts import Facts, Shared, paces
 from rainshed.compiler.partition.microbatch import batch_axes, sliced
-from rainshed.compiler.partition.options import Kind, Nest, Option
+from rainshed.compiler.partition.options import Block, Kind, Nest, Option
 from rainshed.compiler.partition.spread import ALL, Spread, groups, layers_of, stages_of
-from rainshed.compiler.partition.traffic import Wires, edge_seconds
+from rainshed.compiler.partition.traffic import Wires
 from rainshed.ops.access import Access
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.op import Op
@@ -32,32 +32,6 @@ SWEEPS = 4
 MOST_BESIDE = 4  # layouts that follow operands, of one node
 MOST_PINS = 8  # machines with pins that are candidates for what has none
 NEVER = 1e9  # seconds: more than any step
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Facts:
-    """What the search asks of a node again and again.
-
-    busy   seconds that each machine computes, per option: f64[options, machines]
-    spent  seconds of the node itself, per option
-    """
-
-    node: Node
-    access: Access
-    itemsize: int
-    kind: Kind
-    busy: np.ndarray
-    spent: np.ndarray
-
-
-class Shared:
-    """What all searches of a graph on one cluster have in common, whichever machines each layer may use."""
-
-    def __init__(self) -> None:
-        self.nests: dict[object, Nest] = {}
-        self.kinds: dict[object, Kind] = {}
-        self.spent: dict[object, tuple[np.ndarray, np.ndarray]] = {}
-        self.edges: dict[object, np.ndarray] = {}
 
 
 class Search:
@@ -113,10 +87,20 @@ class Search:
         itemsize = node.dtype.itemsize if isinstance(node.type, TensorType) else 1
         variable = node.op.name == "variable"
         cost = node.op.cost_of(node)
-        known = (kind, node.op, cost.flops, cost.nbytes, itemsize, self.holding if variable else None)
-        if known not in self.shared.spent:
-            self.shared.spent[known] = self._spent(node, kind, itemsize)
-        return Facts(node, access, itemsize, kind, *self.shared.spent[known])
+        known = (node.op, cost.flops, cost.nbytes, itemsize, self.holding if variable else None)
+        spent = self.shared.spent.get((kind, known))
+        if spent is None:
+            found = [(self._block_spent(node, block, itemsize, known), taken) for block, taken in kind.blocks]
+            spent = self.shared.spent[kind, known] = (
+                np.concatenate([busy[taken] for (busy, _), taken in found]),
+                np.concatenate([seconds[taken] for (_, seconds), taken in found]),
+            )
+        return Facts(node, access, itemsize, kind, *spent)
+
+    def _block_spent(self, node: Node, block: Block, itemsize: int, known: object) -> tuple[np.ndarray, np.ndarray]:
+        if (block, known) not in self.shared.spent:
+            self.shared.spent[block, known] = self._spent(node, block, itemsize)
+        return self.shared.spent[block, known]
 
     def _kind(self, node: Node, nest: Nest) -> Kind:
         """What a node may choose from: where its pin says; where tiles were placed, or beside them; or any of the candidates."""
@@ -133,21 +117,44 @@ class Search:
             own = self.groups[self.stage.get(self.layer[node], 0)]
             key = (nest, own, self.turn.get(self.layer[node], 0), self.examples.get(node), self.slices)
         if key not in self.shared.kinds:
-            self.shared.kinds[key] = Kind.of(nest, layouts or self._candidates(node, nest, own, single))
+            self.shared.kinds[key] = Kind.of(nest, layouts) if layouts else self._candidates(node, nest, own, single)
         return self.shared.kinds[key]
 
-    def _candidates(self, node: Node, nest: Nest, own: tuple[int, ...], single: tuple[int, ...]) -> tuple[Layout, ...]:
-        """The candidates on some machines, and all on a machine alone."""
-        access = nest.access
-        speeds = tuple(float(self.speed[m]) for m in own)
-        places = candidates(access, nest.shapes, nest.shape, speeds)
-        fastest = max(own, key=lambda m: (self.speed[m], -m))
+    def _candidates(self, node: Node, nest: Nest, own: tuple[int, ...], single: tuple[int, ...]) -> Kind:
+        """The candidates on some machines, and all on a machine alone.
+
+        All layers share a block of those that are on one machine, and those of one stage that of the candidates.
+        """
         roomiest = [self.roomiest] if len(own) == self.machines else []
-        alone = [Layout(single, (m,)) for m in (fastest, self.turn.get(self.layer[node], 0), *roomiest, *self.pins)]
-        found = [*(Layout(one.grid, tuple([own[i] for i in one.homes]), one.cut) for one in places), *alone]
-        if node in self.examples:
-            found = [sliced(access, one, self.examples[node], self.slices) for one in found]
-        return tuple(dict.fromkeys(found))
+        alone = [self._sliced(node, nest, Layout(single, (m,))) for m in (self._turn(node), *roomiest, *self.pins)]
+        if own == (self._turn(node),):
+            return Kind.joined([(self._alone(node, nest, single), list(dict.fromkeys(alone)))])
+        key = (nest, own, self.examples.get(node), self.slices)
+        if key not in self.shared.blocks:
+            speeds = tuple(float(self.speed[m]) for m in own)
+            places = candidates(nest.access, nest.shapes, nest.shape, speeds)
+            fastest = Layout(single, (max(own, key=lambda m: (self.speed[m], -m)),))
+            found = [*(Layout(one.grid, tuple([own[i] for i in one.homes]), one.cut) for one in places), fastest]
+            layouts = list(dict.fromkeys(self._sliced(node, nest, one) for one in found))
+            self.shared.blocks[key] = Block(nest, layouts)
+        block = self.shared.blocks[key]
+        more = [one for one in dict.fromkeys(alone) if one not in block.number]
+        return Kind.joined([(block, list(block.number)), (self._alone(node, nest, single), more)])
+
+    def _turn(self, node: Node) -> int:
+        return self.turn.get(self.layer[node], 0)
+
+    def _sliced(self, node: Node, nest: Nest, layout: Layout) -> Layout:
+        return sliced(nest.access, layout, self.examples[node], self.slices) if node in self.examples else layout
+
+    def _alone(self, node: Node, nest: Nest, single: tuple[int, ...]) -> Block:
+        """All on one machine, for each machine that some layer may be alone on."""
+        key = (nest, self.examples.get(node), self.slices)
+        if key not in self.shared.blocks:
+            machines = sorted({0, *self.turn.values(), self.roomiest, *self.pins})
+            layouts = [self._sliced(node, nest, Layout(single, (m,))) for m in machines]
+            self.shared.blocks[key] = Block(nest, layouts)
+        return self.shared.blocks[key]
 
     def _beside(
         self, node: Node, access: Access, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]
@@ -194,15 +201,15 @@ class Search:
         return found
 
     # -- costs in seconds ---------------------------------------------------------------------------------------------
-    def _spent(self, node: Node, kind: Kind, itemsize: int) -> tuple[np.ndarray, np.ndarray]:
+    def _spent(self, node: Node, block: Block, itemsize: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each option by itself: seconds of each machine, and of computing and adding partial results."""
-        busy = np.zeros(kind.share.shape)
+        busy = np.zeros(block.share.shape)
         if node.op.name not in WEIGHTLESS:
-            busy = self._compute(node, kind.share, kind.calls)
-        spent: np.ndarray = busy.max(axis=1) + np.array([self.adding(o, itemsize) for o in kind.options])
+            busy = self._compute(node, block.share, block.calls)
+        spent: np.ndarray = busy.max(axis=1) + np.array([self.adding(o, itemsize) for o in block.options])
         if node.op.name == "variable":
             # a price for holding much on one machine: small, so that equal choices spread it
-            spent = spent + self.holding * node.type.nbytes * (kind.share / self.band).max(axis=1)
+            spent = spent + self.holding * node.type.nbytes * (block.share / self.band).max(axis=1)
         return busy, spent
 
     def _compute(self, node: Node, share: np.ndarray, calls: np.ndarray) -> np.ndarray:
@@ -212,7 +219,7 @@ class Search:
         """
         cost = node.op.cost_of(node)
         if node.op not in self._paces:
-            self._paces[node.op] = _paces(self.cluster, node.op)
+            self._paces[node.op] = paces(self.cluster, node.op)
         flops, nbytes, overhead, measured = self._paces[node.op]
         work, traffic = cost.flops * share / flops, (cost.nbytes or 0) * share / nbytes
         own = np.where(measured, work + traffic, np.maximum(work, traffic)) + calls * overhead
@@ -240,7 +247,7 @@ class Search:
                 )
                 self.shared.edges[key] = np.where(homes[0][:, None] == homes[1][None, :], 0.0, NEVER)
             else:
-                self.shared.edges[key] = edge_seconds(have.kind.lies, its.kind.wants(i), have.itemsize, self.wires)
+                self.shared.edges[key] = self.shared.seconds(have.kind, its.kind, i, have.itemsize, self.wires)
         return self.shared.edges[key]
 
     def store(self, value: Node, variable: Node) -> np.ndarray:
@@ -248,7 +255,7 @@ class Search:
         have, its = self.facts[value], self.facts[variable]
         key = (have.kind, its.kind, -1, have.itemsize, False)
         if key not in self.shared.edges:
-            self.shared.edges[key] = edge_seconds(have.kind.lies, its.kind.lies, have.itemsize, self.wires)
+            self.shared.edges[key] = self.shared.seconds(have.kind, its.kind, -1, have.itemsize, self.wires)
         return self.shared.edges[key]
 
     def pairs(self) -> list[tuple[Node, Node, np.ndarray]]:
@@ -378,19 +385,3 @@ class Search:
                 if len(kinds) > 2 * len(set(kinds)):
                     found.add(self.layer[node])
         return found
-
-
-def _paces(cluster: Cluster, op: Op) -> tuple[np.ndarray, ...]:
-    """Of each machine: flops per second, bytes per second, seconds per call, and whether these are measured (then their times
-    add up). A machine with a faster unit that has a kernel for the op counts as that."""
-    rows = []
-    for machine in cluster.machines:
-        rate = pace(machine, op).rate
-        unit = max(machine.units, key=lambda u: u.flops, default=None) if op.cuda is not None else None
-        if unit is not None and unit.flops > machine.flops:
-            rows.append((unit.flops, unit.bytes_per_s, unit.overhead_s, False))
-        elif rate is not None:
-            rows.append((rate.flops_per_s, rate.bytes_per_s, rate.overhead_s, True))
-        else:
-            rows.append((machine.flops, machine.bytes_per_s, machine.overhead_s, False))
-    return tuple(np.array(column) for column in zip(*rows, strict=True))

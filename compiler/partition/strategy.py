@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from rainshed.compiler.cost import FREE
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.partition.estimate import estimate
+from rainshed.compiler.partition.facts import Shared
 from rainshed.compiler.partition.guide import guide, worth_guiding
 from rainshed.compiler.partition.placement import Aim
-from rainshed.compiler.partition.search import Search, Shared
+from rainshed.compiler.partition.search import Search
 from rainshed.compiler.partition.spread import ALL, Spread, groups
 from rainshed.compiler.partition.tiled import tile_layouts
 from rainshed.compiler.setting import Setting
@@ -119,6 +121,7 @@ STRATEGIES: dict[str, Strategy] = {
     "tight": Strategy(in_space, spread=Spread(holding=1e4), last=True),
     "roomy": Strategy(on_roomiest, "keep", last=True),
 }
+SLICED = frozenset(name for name, strategy in STRATEGIES.items() if strategy.spread.slices > 1)
 LARGE = 10_000  # nodes, above which only the first strategy is tried unasked
 TILED_MACHINES = 16  # more are not placed tile by tile unasked: it would take longer than all else
 ALIKE = 3  # plans of layouts that promise the same: what is left is their order in time
@@ -128,6 +131,9 @@ NAMES = (*STRATEGIES, GUIDED)
 
 def choose_layouts(graph: Graph, setting: Setting) -> dict[Node, Layout]:
     """The layout of every node that needs one, by the strategy that the setting names."""
+    strategy = STRATEGIES.get(setting.strategy, STRATEGIES["one"])
+    if len(setting.cluster.machines) == 1 and strategy.spread.slices == 1:  # there is nothing to choose
+        return {n: Layout((1,) * len(n.access.axes), (0,)) for n in graph.nodes() if n.op.name not in FREE}
     search = search_of(graph, setting)
     return {node: search.facts[node].kind.options[i].layout for node, i in search.chosen.items()}
 

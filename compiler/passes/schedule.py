@@ -19,8 +19,10 @@ CUT = (slice_op, assemble)
 LATE = (recv, constant_op, input_op)  # cost nothing until they are read
 
 
-def schedule(graph: Graph, setting: Setting) -> list[Node]:
+def schedule(graph: Graph, setting: Setting, *, slices: bool = False) -> list[Node]:
     """The nodes in an order in which every machine can run its own part, one after the other, without waiting for ever.
+
+    slices  whether of several slices of a batch the first is sent before the second is computed (see `_remote`)
 
     In      every node has a device; edges cross machines only from send to recv
     Out     every node once, inputs first; a send directly follows its value; a recv, and what is computed a second time, directly
@@ -31,16 +33,16 @@ def schedule(graph: Graph, setting: Setting) -> list[Node]:
 
     Source  list scheduling by rank: Topcuoglu et al. 2002 (HEFT); receives as late as possible: Abadi et al. 2015, section 5.2
     """
-    order = list(graph.nodes()) if setting.thrifty else _ranked(graph, setting.cluster)
+    order = list(graph.nodes()) if setting.thrifty else _ranked(graph, setting.cluster, slices)
     return late_last(_early_sends(_late_updates(graph, order)))
 
 
-def _ranked(graph: Graph, cluster: Cluster) -> list[Node]:
+def _ranked(graph: Graph, cluster: Cluster, slices: bool) -> list[Node]:
     """Topological order. Among ready nodes: those that another machine waits for, by the length of what hangs on them; then as
     the graph was walked, which is depth first and so frees values early."""
     nodes = graph.nodes()
     reads, readers = numbered(nodes)
-    remote = _remote(nodes, readers, cluster)
+    remote = _remote(nodes, readers, cluster, slices)
     waiting = [len(values) for values in reads]
     ready = [(-remote[i], i) for i in range(len(nodes)) if not waiting[i]]
     heapq.heapify(ready)
@@ -55,8 +57,13 @@ def _ranked(graph: Graph, cluster: Cluster) -> list[Node]:
     return order
 
 
-def _remote(nodes: Sequence[Node], readers: list[list[int]], cluster: Cluster) -> list[float]:
-    """For each node, seconds on the longest way from it through a send; 0 where there is none."""
+def _remote(nodes: Sequence[Node], readers: list[list[int]], cluster: Cluster, slices: bool) -> list[float]:
+    """For each node, seconds on the longest way from it through a send; 0 where there is none.
+
+    With `slices`, what this machine computes before the send is left out, as for jobs on one machine that differ in the time
+    that follows (Jackson 1955). Otherwise the product of the second slice would go before the sum and the sending of the first,
+    for which the next machine waits.
+    """
     clock = Clock(cluster)
     remote = [0.0] * len(nodes)
     tail = [0.0] * len(nodes)  # on the longest way at all
@@ -73,7 +80,7 @@ def _remote(nodes: Sequence[Node], readers: list[list[int]], cluster: Cluster) -
             wait = cluster.link(node.device.machine, node.attrs["to"]).seconds(node.type.nbytes)
             remote[i] = wait + after
         elif far:
-            remote[i] = far + own
+            remote[i] = far if slices else far + own
     return remote
 
 

@@ -22,6 +22,8 @@ def widen(graph: Graph, setting: Setting) -> Graph:
     In      every node has a device; edges join nodes of one device
     Out     no convolution reads bfloat16, and no product on a machine without `bfloat16`
     """
+    if not any(map(_is_short, graph.nodes())):
+        return graph
     short = {m.name for m in setting.cluster.machines if m.bfloat16}
     make = Maker()
     wide: dict[Key, Node] = {}

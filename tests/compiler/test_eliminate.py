@@ -44,6 +44,20 @@ def test_small_tables_never_make_it_worse(seed: int, monkeypatch: pytest.MonkeyP
     assert (found, exact) == solve(problem, start)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_all_tables_together_are_bounded_too(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they would have more than 300 entries, tables are smaller; no choice is then worse than the start."""
+    rng = np.random.default_rng(seed)
+    problem = random_problem(rng, 14, 0.9)
+    start = [int(rng.integers(len(u))) for u in problem.unary]
+    assert solve(problem, start)[1]
+    monkeypatch.setattr(eliminate, "MAX_ENTRIES", 300)
+    monkeypatch.setattr(eliminate, "MIN_TABLE", 16)
+    bounded = Problem(problem.unary, problem.pairs)
+    found, exact = solve(bounded, start)
+    assert not exact and bounded.cost(found) <= bounded.cost(start)
+
+
 def test_a_long_chain_is_solved_exactly() -> None:
     """2,000 variables: shortest path by the Viterbi recursion gives the same."""
     rng = np.random.default_rng(0)

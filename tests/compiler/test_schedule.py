@@ -48,6 +48,29 @@ def test_what_another_machine_waits_for_comes_first() -> None:
     assert names == ["variable", "cos", "send", "exp", "sin"]
 
 
+def test_the_first_of_several_slices_is_sent_before_the_second_is_computed() -> None:
+    graph = graph_of(
+        """
+        %0 = input() {name="x", shape=[8, 64], dtype=f32} : f32[8, 64] @ m0/cpu
+        %1 = exp(%0) : f32[8, 64] @ m0/cpu
+        %2 = sin(%1) : f32[8, 64] @ m0/cpu
+        %3 = send(%2) {to="m1"} : f32[8, 64] @ m0/cpu
+        %4 = recv(%3) : f32[8, 64] @ m1/cpu
+        %5 = tanh(%4) : f32[8, 64] @ m1/cpu
+        %6 = input() {name="z", shape=[8, 64], dtype=f32} : f32[8, 64] @ m0/cpu
+        %7 = exp(%6) : f32[8, 64] @ m0/cpu
+        %8 = sin(%7) : f32[8, 64] @ m0/cpu
+        %9 = send(%8) {to="m1"} : f32[8, 64] @ m0/cpu
+        %10 = recv(%9) : f32[8, 64] @ m1/cpu
+        %11 = tanh(%10) : f32[8, 64] @ m1/cpu
+        output first = %5
+        output second = %11
+        """
+    )
+    names = [n.op.name for n in schedule(graph, setting(2), slices=True) if n.device and n.device.machine == "m0"]
+    assert names == 2 * ["input", "exp", "sin", "send"]
+
+
 def test_leaves_stand_before_their_first_reader() -> None:
     graph = graph_of(
         """
