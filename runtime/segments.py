@@ -14,6 +14,7 @@ from rainshed.compiler.dependencies import is_static
 from rainshed.compiler.plan import Assign, Free, Program, Recv, Run
 from rainshed.ops.errors import KernelError
 from rainshed.ops.records import Record, Records, machine_code
+from rainshed.runtime.buffers import Array
 from rainshed.runtime.kernels import Kernels
 
 # Predicted, of what one thread does alone in a segment where others could do some of it; and of all of it, where what arrives
@@ -97,7 +98,7 @@ def _segment(group: list[tuple[int, Chains]], program: Program, kernels: Kernels
 class _Call:
     """All records of a segment in one call, which releases the GIL."""
 
-    __slots__ = ("_args", "_kernels", "_of", "_records", "_run", "_state", "_tables")
+    __slots__ = ("_args", "_kernels", "_of", "_records", "_room", "_run", "_state", "_tables")
 
     def __init__(self, group: list[tuple[int, Chains]], kernels: Kernels) -> None:
         self._kernels = kernels
@@ -111,6 +112,7 @@ class _Call:
                 spans.append((len(self._records), len(chain)))
                 self._records += chain
                 self._of += [i] * len(chain)
+        self._room = _given_room([chains for _, chains in group])
         code = [(int(r.function.address), int(r.numbers.ctypes.data)) for r in self._records]
         self._tables = tuple(np.array(table, np.int64) for table in (rows, spans, code))
         self._state = np.zeros(1 + 2 * len(rows), np.int64)
@@ -133,6 +135,21 @@ class _Call:
         except Exception as error:
             raise self._kernels.error(i, error) from error
         raise self._kernels.error(i, KernelError("machine code refused what the Python kernel takes"))
+
+
+def _given_room(rows: list[Chains]) -> list[Array]:
+    """Working memory for the records of a segment: chains at the same place of different rows never run at once, so they share."""
+    needed: dict[int, int] = {}
+    for chains in rows:
+        for place, chain in enumerate(chains):
+            needed[place] = max([needed.get(place, 0), *(sum(record.room) for record in chain)])
+    room = {place: np.empty(numbers, np.float32) for place, numbers in needed.items() if numbers}
+    for chains in rows:
+        for place, chain in enumerate(chains):
+            for record in chain:
+                if any(record.room):
+                    record.work_in(int(room[place].ctypes.data))
+    return list(room.values())
 
 
 @lru_cache(maxsize=1)
