@@ -450,4 +450,4 @@ OPS: Mapping[str, Build] = {
     "sum_pool2d_grad": _first_gradient(_pool("sum_pool2d"), 0),
     "copy": lambda m: C["copy"](any_value(m)),
 }
-MADE_BY_COMPILER = frozenset({"send", "recv", "fused", "product", "local2d_weight_step", "scatter_step"})
+MADE_BY_COMPILER = frozenset({"send", "recv", "fused", "fused_sum", "product", "local2d_weight_step", "scatter_step"})
