@@ -36,8 +36,8 @@ CASES: dict[str, Case] = {
     "sum_pool2d": lambda n, c: ([f32(n, 7, 5, c)], {**POOL, "padding": PADDING}),
     "sum_pool2d_grad": lambda n, c: ([f32(n, 3, 2, c)], {**POOL, "image": (7, 5), "low": (1, 0)}),
     "fused_sum": lambda n, c: (
-        [f32(n, 7, 5, c), f32(c)],
-        {"body": body_text(multiply, (n, 7, 5, c), (c,)), "axis": (0, 1, 2)},
+        [f32(n, 7, 5, c), f32(n, 7, 5, c)],
+        {"body": body_text(multiply, (n, 7, 5, c), (n, 7, 5, c)), "axis": (0, 1, 2)},
     ),
     "scatter_step": lambda n, c: ([f32(n, 7, c), i64(n, 7, low=0, high=5), f32(5, c)], {"size": 5, "alpha": 2.0}),
     "scatter_add": lambda n, c: ([f32(n, 7, c), i64(n, 7, low=0, high=5)], {"size": 5}),
