@@ -21,7 +21,7 @@ RATE = 0.01
 FIRST = 3  # steps whose losses are compared
 
 
-def make_step(engine: str, net: str, path: str, smoke: bool) -> Callable[[], float]:
+def make_step(engine: str, net: str, path: str, smoke: bool, once: bool) -> Callable[[], float]:
     with np.load(path) as file:
         arrays = dict(file)
     if engine == "ours":
@@ -30,13 +30,13 @@ def make_step(engine: str, net: str, path: str, smoke: bool) -> Callable[[], flo
         step = import_module("benchmarks.step_jax").make_step(net, arrays, RATE)
     else:
         compiled = engine == "torch_compile"
-        step = import_module("benchmarks.step_torch").make_step(net, arrays, RATE, compiled=compiled)
+        step = import_module("benchmarks.step_torch").make_step(net, arrays, RATE, compiled=compiled, once=once)
     return step
 
 
 def main() -> None:
     engine, net, path, *more = sys.argv[1:]
-    step = make_step(engine, net, path, "--smoke" in more)
+    step = make_step(engine, net, path, "--smoke" in more, "--once" in more)
     if "--once" in more:
         print(step())
         return

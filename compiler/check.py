@@ -6,7 +6,9 @@ from rainshed.ops.errors import ContractError
 from rainshed.ops.ir import Graph, Node, users
 from rainshed.ops.types import TensorType, bfloat16, fixed
 
-PLACED = ("place", "insert_send_recv", "widen", "tidy", "join_products", "fold_products", "pack_products", "fuse")
+PLACED = (
+    "place", "insert_send_recv", "widen", "tidy", "join_products", "fold_products", "pack_products", "repeat", "fuse", "fuse_sums",
+)  # fmt: skip
 
 
 def check_graph(graph: Graph, *, after: str) -> None:

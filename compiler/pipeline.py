@@ -29,13 +29,16 @@ from rainshed.compiler.partition.strategy import (
 from rainshed.compiler.passes.differentiate import differentiate
 from rainshed.compiler.passes.fold_products import fold_products
 from rainshed.compiler.passes.fuse import fuse
+from rainshed.compiler.passes.fuse_sums import fuse_sums
 from rainshed.compiler.passes.insert_send_recv import insert_send_recv
 from rainshed.compiler.passes.join_products import join_products
 from rainshed.compiler.passes.lower_precision import FLOAT32, PRECISIONS, lower_precision, lowered_text
 from rainshed.compiler.passes.merge_equal import merge_equal
 from rainshed.compiler.passes.pack_products import pack_products
 from rainshed.compiler.passes.place import place
+from rainshed.compiler.passes.pool_first import pool_first
 from rainshed.compiler.passes.rematerialize import rematerialize, second_flops, worth_trying
+from rainshed.compiler.passes.repeat import repeat
 from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.passes.simplify import simplify
 from rainshed.compiler.passes.split import split
@@ -55,6 +58,7 @@ from rainshed.ops.types import Batch, TensorType, whole_of
 Pass = Callable[[Graph, Setting], Graph]
 
 PASSES: tuple[Pass, ...] = (
+    pool_first,  # relu and bias in front of a pool -> behind it
     differentiate,  # loss -> loss and one gradient per variable
     simplify,  # x + 0, x * 1, constants
     merge_equal,  # equal expressions -> one node
@@ -68,7 +72,9 @@ PASSES: tuple[Pass, ...] = (
     join_products,  # products of many values by one weight -> one product
     fold_products,  # transposes, sums and steps of weights -> part of the matrix product beside them
     pack_products,  # a weight that many products of few rows read -> laid out for them once
+    repeat,  # a cheap element-wise value -> one for each reader
     fuse,  # element-wise neighbours on one device -> one kernel
+    fuse_sums,  # a large sum, and what it alone reads -> one kernel
 )  # then schedule, and lower (with allocate): graph -> Plan, one list of Run/Send/Recv/Free per machine
 
 NO_PINS: Mapping[str, str] = MappingProxyType({})

@@ -207,7 +207,7 @@ def batch_norm(
         now = batch_statistics(x)
         pairs = ((mean, now.mean), (var, now.var))
         updates = {old.name: old * share + new * (1 - share) for old, new in pairs}
-        return normalize_batch(x, scale, shift, statistics=now, eps=eps), updates
+        return normalize_batch(x, scale, shift, eps=eps), updates
 
 
 def dropout(x: Node, rate: float, *, training: bool = True, seed: int = 0, name: str | None = None) -> Node:

@@ -13,6 +13,7 @@ from rainshed.ops.broadcast import broadcast_to, sum_to
 from rainshed.ops.conv2d import conv2d, conv2d_input_grad, conv2d_weight_grad
 from rainshed.ops.elementwise import ELEMENTWISE, astype, where
 from rainshed.ops.fused import fused
+from rainshed.ops.fused_sum import fused_sum
 from rainshed.ops.gather import one_hot_op, scatter_add, scatter_add_along_axis, take, take_along_axis
 from rainshed.ops.getitem import getitem
 from rainshed.ops.ir import set_operators
@@ -59,7 +60,7 @@ _OPS: tuple[Op, ...] = (
     local2d_weight_step,
     max_pool2d, max_pool2d_grad, sum_pool2d, sum_pool2d_grad,
     # made by the compiler
-    send, recv, copy, fused, product, scatter_step, pack, packed_product,
+    send, recv, copy, fused, fused_sum, product, scatter_step, pack, packed_product,
 )  # fmt: skip
 
 CATALOGUE: Mapping[str, Op] = MappingProxyType({op.name: op for op in _OPS})

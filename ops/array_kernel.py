@@ -7,6 +7,7 @@ of unsigned words, "n" a whole number, and a tuple is a tuple of such parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any, Final
@@ -27,6 +28,19 @@ def ints(count: int) -> Form:
     return ("n",) * count
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Bound:
+    """A compiled function and the numbers that stand for its arguments; `kept` are these.
+
+    room  how many numbers of working memory each of the two last arrays needs that whoever calls it has to give; 0: none
+    """
+
+    code: Code
+    numbers: np.ndarray[Any, Any]
+    kept: tuple[Any, ...]
+    room: tuple[int, int] = (0, 0)
+
+
 class ArrayKernel:
     """A function compiled for arguments of one form. It releases the GIL."""
 
@@ -41,8 +55,12 @@ class ArrayKernel:
 
     def bind(self, *args: Any) -> Call:
         """A call without arguments, with these arrays, which must stay where they are."""
-        numbers = np.array(list(_numbers(self._form, args)), np.int64)
-        return partial(_run, callable_at(self._code.address, 1), _address(numbers), (numbers, args))
+        bound = self.bound(*args)
+        return partial(run_bound, callable_at(self._code.address, 1), _address(bound.numbers), bound)
+
+    def bound(self, *args: Any, room: tuple[int, int] = (0, 0)) -> Bound:
+        """It with these arrays, for machine code that calls it."""
+        return Bound(self._code, np.array(list(_numbers(self._form, args)), np.int64), args, room)
 
 
 def array_kernel(name: str, form: Form, source: str, make: Callable[[], Any]) -> ArrayKernel:
@@ -51,7 +69,8 @@ def array_kernel(name: str, form: Form, source: str, make: Callable[[], Any]) ->
     return ArrayKernel(kernel_code(name, text, lambda: import_module(MODULE).lowered_of_form(make(), form)), form)
 
 
-def _run(call: Callable[[int], int], address: int, kept: object) -> None:
+def run_bound(call: Callable[[int], int], address: int, bound: Bound) -> None:
+    """What `bind` gives, with `bound` to keep."""
     call(address)
 
 

@@ -23,6 +23,8 @@ from rainshed.ops.window import Pair, Window, lows, two_windows
 CHUNK = (
     1 << 15
 )  # numbers of the result at a time: they stay in the second cache while the products of a row are added up
+FINER = 4  # pieces for each thread, at most
+PIECE = 1 << 25  # operations of a piece, at least, if it is not all of a thread's
 
 
 # -- what slides over images: rows are positions, columns are channels of the result ------------------------------------
@@ -68,7 +70,7 @@ class _Slide:
         runs, length = divided(self.runs, self.length)
         chunk = max(step, CHUNK // max(1, self.columns) // step * step)
         found = []
-        for span in cuts(batch * positions, pieces, step):
+        for span in cuts(batch * positions, pieces, positions if batch >= pieces else step):
             units = _units(batch, many, positions, span, (image, self.out_image))
             units[:, 5] = len(runs)
             found.append(
@@ -135,9 +137,12 @@ def forward(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
 def _bound(
     made: Products, slides: Sequence[_Slide], batch: int, operands: tuple[Array, ...], pieces: int
 ) -> list[Call]:
-    """The pieces of all slides, piece by piece."""
+    """The pieces of all slides, piece by piece; more than there are threads, where they stay large: so that a thread that is
+    held up does less."""
     a, b, out = operands
-    parts = [slide.sweeps(batch, pieces, made.shape.wide) for slide in slides]
+    flops = 2 * batch * sum(len(s.targets) * len(s.weights) * s.columns for s in slides)
+    finer = min(FINER, flops // (PIECE * pieces)) if pieces > 1 else 1
+    parts = [slide.sweeps(batch, pieces * max(1, finer), made.shape.wide) for slide in slides]
     return [
         in_order([part[i].call(made, a, b, out) for part in parts if i < len(part)])
         for i in range(max(len(part) for part in parts))

@@ -24,6 +24,7 @@ from rainshed.ops.types import TensorType, fixed
 from rainshed.ops.vector import Array, address_intrinsic
 from rainshed.ops.window import Pair, Window, lows, two_windows
 
+Over = Callable[[Any, Callable[[Any, Any], None]], None]
 FORM: Final = ("f32", "f32", "f32", INTS_2D, INTS_2D, ints(9), *ints(2))  # of the arguments of _products
 
 
@@ -34,7 +35,7 @@ def _emit(
     """out[c] (+)= the sum over rows r and columns s of a[r * a_row + s * a_step + c] * b[r * b_row + s * b_step + c]."""
     taps = Taps(builder, a, (rows, a_row, columns, a_step), channels)
 
-    def part(c: Any, width: int) -> None:
+    def part(c: Any, width: int, over: Over) -> None:
         kind = taps.ir.FunctionType(taps.kind(width), [taps.kind(width)] * 3)
         fused = taps.tools.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{width}f32")
         total = taps.tools.alloca_once(builder, taps.kind(width))
@@ -47,10 +48,15 @@ def _emit(
             factors = [taps.load(a, place, width), taps.load(b, to, width), builder.load(total)]
             builder.store(builder.call(fused, factors), total)
 
-        taps.over(c, tap)
+        over(c, tap)
         builder.store(builder.load(total), taps.at(out, c, width), align=4)
 
-    taps.each(part)
+    three = [builder.icmp_signed("==", n, taps.count(3)) for n in (rows, columns)]
+    with builder.if_else(builder.and_(*three)) as (then, otherwise):
+        with then:
+            taps.each(lambda c, width: part(c, width, taps.over_nine))
+        with otherwise:
+            taps.each(lambda c, width: part(c, width, taps.over))
 
 
 def _intrinsic() -> Any:

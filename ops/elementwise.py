@@ -185,7 +185,7 @@ ROWS = (
         lambda x, y, d: (d * y * (1.0 - y),),
         flops=12,
     ),
-    Row("relu", _relu, "(x0 if x0 > 0 or x0 != x0 else 0)", NUMBERS, lambda x, y, d: (d * step_positive(x),)),
+    Row("relu", _relu, "(x0 if x0 > 0 or x0 != x0 else 0)", NUMBERS, lambda x, y, d: (d * step_positive(y),)),
     Row("step_positive", _step_positive, "(1 if x0 > 0 else 0)", FLOATS, lambda x, y, d: (None,)),
     Row(
         "softplus",

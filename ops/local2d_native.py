@@ -19,7 +19,7 @@ from rainshed.ops.types import TensorType, fixed
 from rainshed.ops.vector import Array, Products
 from rainshed.ops.window import Pair, Window, lows, padded, two_windows
 
-Run = Callable[[Array, Array, Array], None]
+Run = Callable[[Array, Array, Array], Call]
 
 
 def _sides(windows: tuple[Window, Window], image: Pair, counts: Pair) -> tuple[Pair, ...]:
@@ -82,7 +82,7 @@ def _forward(
 
 def _on_frame(run: Run, operands: tuple[Array, Array, Array], sides: tuple[Pair, ...]) -> None:
     x, b, out = operands
-    run(np.ascontiguousarray(padded(x, sides)), b, out)
+    run(np.ascontiguousarray(padded(x, sides)), b, out)()
 
 
 def weight_gradient(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
@@ -184,6 +184,6 @@ def _by_image(run: Run, operands: tuple[Array, Array, Array], sides: tuple[Pair,
     dy, weights, out = operands
     given, found = np.zeros((*dy.shape[1:], room[-1]), np.float32), np.zeros(room, np.float32)
     given[..., : len(dy)] = np.moveaxis(dy, 0, -1)
-    run(weights, given, found)
+    run(weights, given, found)()
     rows, columns = (slice(max(0, low), max(0, low) + n) for n, (low, _) in zip(out.shape[1:3], sides, strict=True))
     out[...] = np.moveaxis(found[rows, columns, :, : len(out)], -1, 0)

@@ -25,10 +25,15 @@ class Statistics(NamedTuple):
 
 def batch_statistics(x: Node, *, axis: Axes = -1) -> Statistics:
     """Mean and variance over all axes but `axis`, which are the channels; the variance is divided by N."""
-    kept = clean_axes("batch_norm", axis, x.ndim)
+    return _centred(x, clean_axes("batch_norm", axis, x.ndim))[1]
+
+
+def _centred(x: Node, kept: tuple[int, ...]) -> tuple[Node, Statistics]:
+    """x without its mean: the one value that variance and result are computed from, so that their gradients meet there."""
     over = tuple(i for i in range(x.ndim) if i not in kept)
-    centre = mean(x, axis=over, keepdims=True)
-    return Statistics(mean(x, axis=over), mean(square(x - centre), axis=over))
+    centre = mean(x, axis=over)
+    centred = x - _along("batch_norm", centre, x, kept)
+    return centred, Statistics(centre, mean(square(centred), axis=over))
 
 
 def batch_norm(
@@ -41,9 +46,13 @@ def batch_norm(
     Raises      ShapeError
     """
     kept = clean_axes("batch_norm", axis, x.ndim)
-    given = batch_statistics(x, axis=kept) if statistics is None else Statistics(*statistics)
-    centre, spread, scale, shift = (_along("batch_norm", v, x, kept) for v in (*given, scale, shift))
-    return (x - centre) / sqrt(spread + eps) * scale + shift
+    if statistics is None:
+        centred, (_, spread) = _centred(x, kept)
+    else:
+        centre, spread = statistics
+        centred = x - _along("batch_norm", centre, x, kept)
+    spread, scale, shift = (_along("batch_norm", v, x, kept) for v in (spread, scale, shift))
+    return centred * (scale / sqrt(spread + eps)) + shift
 
 
 def layer_norm(x: Node, scale: Node, shift: Node, *, axis: Axes = -1, eps: float = 1e-5) -> Node:

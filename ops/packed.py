@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
-from rainshed.ops.code_cache import Code, callable_at, can_compile, kernel_code, text_of
+from rainshed.ops.code_cache import Code, callable_at, can_compile, digest_of, kernel_code
 from rainshed.ops.errors import ShapeError
 from rainshed.ops.ir import Attrs
 from rainshed.ops.launch import bound
@@ -188,13 +188,13 @@ def _bands(n):  # type: ignore[no-untyped-def]
 @lru_cache(maxsize=1)
 def pack_code() -> Code | None:
     """`_panels_of` compiled; None with NUMBA_DISABLE_JIT=1."""
-    return kernel_code("pack", text_of(*SOURCES, MODULE), _lowered_pack) if can_compile() else None
+    return kernel_code("pack", digest_of(*SOURCES, MODULE), _lowered_pack) if can_compile() else None
 
 
 @lru_cache(maxsize=1)
 def packed_code() -> Code | None:
     """`_bands` compiled; None with NUMBA_DISABLE_JIT=1."""
-    return kernel_code("packed_product", text_of(*SOURCES), _lowered_product) if can_compile() else None
+    return kernel_code("packed_product", digest_of(*SOURCES), _lowered_product) if can_compile() else None
 
 
 def _lowered_pack() -> Any:

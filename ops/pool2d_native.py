@@ -7,7 +7,7 @@ window, stride, low). The functions are compiled when the first kernel is asked 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from importlib import import_module
 from typing import Any, Final
 
@@ -57,30 +57,73 @@ def _emit_won(
     """
     low, high, start, stop, apart = box
     taps = Taps(builder, x, (rows, row_step, columns, step), channels)
+    won = _Won(taps, out)
 
     def part(c: Any, width: int) -> None:
         best, given = taps.reduced(c, width, -np.inf, taps.greater), taps.load(dy, c, width)
-        free = taps.tools.alloca_once(builder, taps.kind(width))
-        builder.store(taps.full(1.0, width), free)
+        free = won.begin(width)
 
         def tap(place: Any, number: Any) -> None:
             row, column = number
-            one = taps.full(1.0, width)
-            equal = builder.fcmp_ordered("==", taps.load(x, place, width), best)
-            wins = builder.and_(equal, builder.fcmp_ordered("==", builder.load(free), one))
-            builder.store(builder.select(wins, taps.full(0.0, width), builder.load(free)), free)
+            share = won.share(free, taps.load(x, place, width), best, given)
             inside = builder.and_(builder.icmp_signed(">=", row, low), builder.icmp_signed("<", row, high))
             inside = builder.and_(inside, builder.icmp_signed(">=", column, start))
             inside = builder.and_(inside, builder.icmp_signed("<", column, stop))
             with builder.if_then(inside):
-                to = builder.add(builder.mul(row, apart), builder.mul(column, step))
-                kept = taps.at(out, builder.add(c, to), width)
-                share = builder.select(wins, given, taps.full(0.0, width))
-                builder.store(builder.fadd(builder.load(kept, align=4), share), kept, align=4)
+                won.add(c, builder.add(builder.mul(row, apart), builder.mul(column, step)), share)
 
         taps.over(c, tap)
 
-    taps.each(part)
+    def four(c: Any, width: int) -> None:
+        """Two rows of two, all of them in `out`, without a loop."""
+        best, given, free = taps.full(-np.inf, width), taps.load(dy, c, width), won.begin(width)
+        moved = [
+            (row, column, builder.add(row, column))
+            for row in (taps.count(0), row_step)
+            for column in (taps.count(0), step)
+        ]
+        values = [taps.load(x, builder.add(c, to), width) for _, _, to in moved]
+        for value in values:
+            best = taps.greater(best, value)
+        for value, (row, column, _) in zip(values, moved, strict=True):
+            down = apart if row is row_step else taps.count(0)
+            won.add(c, builder.add(down, column), won.share(free, value, best, given))
+
+    two = taps.count(2)
+    all_inside = [builder.icmp_signed("<=", n, taps.count(0)) for n in (low, start)]
+    all_inside += [builder.icmp_signed(">=", n, two) for n in (high, stop)]
+    all_inside += [builder.icmp_signed("==", n, two) for n in (rows, columns)]
+    with builder.if_else(reduce(builder.and_, all_inside)) as (then, otherwise):
+        with then:
+            taps.each(four)
+        with otherwise:
+            taps.each(part)
+
+
+class _Won:
+    """Which taps of a window have won: the first of the greatest, channel by channel."""
+
+    def __init__(self, taps: Taps, out: Any) -> None:
+        self.taps, self.builder, self.out = taps, taps.builder, out
+
+    def begin(self, width: int) -> Any:
+        """A variable: 1 while none has won."""
+        free = self.taps.tools.alloca_once(self.builder, self.taps.kind(width))
+        self.builder.store(self.taps.full(1.0, width), free)
+        return free
+
+    def share(self, free: Any, value: Any, best: Any, given: Any) -> Any:
+        """What a tap with this value gets."""
+        builder, width = self.builder, value.type.count
+        none, one = self.taps.full(0.0, width), self.taps.full(1.0, width)
+        equal = builder.fcmp_ordered("==", value, best)
+        wins = builder.and_(equal, builder.fcmp_ordered("==", builder.load(free), one))
+        builder.store(builder.select(wins, none, builder.load(free)), free)
+        return builder.select(wins, given, none)
+
+    def add(self, c: Any, to: Any, share: Any) -> None:
+        kept = self.taps.at(self.out, self.builder.add(c, to), share.type.count)
+        self.builder.store(self.builder.fadd(self.builder.load(kept, align=4), share), kept, align=4)
 
 
 def _intrinsics() -> dict[str, Any]:
@@ -146,10 +189,11 @@ def _won(x, dy, out, n, inside, first, last):  # type: ignore[no-untyped-def]
     height, width, rows, columns, channels, tall, wide, down, across, top, left = n
     low, high, start, stop = inside
     apart = (stop - start) * channels
-    for i in range(first * (high - low) * apart, last * (high - low) * apart):
-        out[i] = 0
     for i in range(last * rows - 1, first * rows - 1, -1):  # of windows that share a position, the last adds first
         image, row = divmod(i, rows)
+        if row == rows - 1:
+            for j in range(image * (high - low) * apart, (image + 1) * (high - low) * apart):
+                out[j] = 0
         above = max(0, row * down - top)
         many = min(height, row * down - top + tall) - above
         for column in range(columns - 1, -1, -1):

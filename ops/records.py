@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from rainshed.ops.array_kernel import Bound, run_bound
 from rainshed.ops.bf16_cast import converter, is_short_cast
 from rainshed.ops.blas import Array, routine
 from rainshed.ops.broadcast import broadcast_to, sum_to
@@ -26,7 +27,7 @@ from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.layout import concat_op, permute_dims
 from rainshed.ops.matmul import matmul, matrix_transpose
-from rainshed.ops.op import Op
+from rainshed.ops.op import Call, Op
 from rainshed.ops.packed import pack, pack_code, pack_numbers, packed_code, packed_product, product_numbers
 from rainshed.ops.product import matmul_call, product, product_call
 from rainshed.ops.reduce import sum as sum_
@@ -35,6 +36,7 @@ from rainshed.ops.scalar import Line, expression, made, number_text
 from rainshed.ops.slice import slice_op, unslice, view_of
 from rainshed.ops.softmax import softmax
 from rainshed.ops.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_grad
+from rainshed.ops.sweeps import Sweep, do_all
 from rainshed.ops.types import DType, dtype_of, float32
 
 EXACT: Final = frozenset(
@@ -51,11 +53,20 @@ OWN: Final[Mapping[str | None, str]] = MappingProxyType({ELEMENTWISE[n].formula:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One call: `numbers` are the arguments of `function`; `kept` are the arrays behind the addresses among them."""
+    """One call: `numbers` are the arguments of `function`; `kept` are the arrays behind the addresses among them.
+
+    room  how many numbers of working memory the two last of its arrays need, whose addresses are still to be given
+    """
 
     function: Code
     numbers: Array
     kept: tuple[Any, ...]
+    room: tuple[int, int] = (0, 0)
+
+    def work_in(self, address: int) -> None:
+        """Give it working memory, from this address on."""
+        first, second = self.room
+        self.numbers[-4:] = address, first, address + 4 * first, second
 
 
 Records = tuple[Record, ...]
@@ -90,6 +101,28 @@ def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compili
     if op.name not in BY_STEPS and any(not x.flags.c_contiguous for x in (*inputs, out)):
         return None
     return rule(attrs, inputs, out, compiling)
+
+
+def native_records(calls: Sequence[Call]) -> tuple[Records, ...] | None:
+    """Calls of compiled kernels, each as its records; None where one of them is done by Python."""
+    found = [_compiled_calls(call) for call in calls]
+    if any(records is None for records in found):
+        return None
+    return tuple(records for records in found if records is not None)
+
+
+def _compiled_calls(call: Call) -> Records | None:
+    if isinstance(call, Sweep):
+        return (_record_of(call.bound()),)
+    if isinstance(call, partial) and call.func is run_bound:
+        return (_record_of(call.args[2]),)
+    if isinstance(call, partial) and call.func is do_all:
+        return _all(*(_compiled_calls(one) for one in call.args[0]))
+    return None
+
+
+def _record_of(bound: Bound) -> Record:
+    return Record(bound.code, bound.numbers, bound.kept, bound.room)
 
 
 MODULE: Final = "rainshed.ops.machine_code"

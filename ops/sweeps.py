@@ -9,9 +9,11 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
+from rainshed.ops.array_kernel import ArrayKernel, Bound
 from rainshed.ops.op import Call, Types
 from rainshed.ops.types import TensorType
 from rainshed.ops.vector import BLOCK, Array, Products, products
@@ -82,11 +84,11 @@ class Sweeps:
         """The same for some of its units."""
         return replace(self, units=self.units[units])
 
-    def call(self, made: Products, a: Array, b: Array, out: Array) -> Call:
-        return partial(self.prepared(made), a, b, out)
+    def call(self, made: Products, a: Array, b: Array, out: Array) -> Sweep:
+        return self.prepared(made)(a, b, out)
 
-    def prepared(self, made: Products) -> Callable[[Array, Array, Array], None]:
-        """The compiled loop with these tables: a function of a, b and out."""
+    def prepared(self, made: Products) -> Callable[[Array, Array, Array], Sweep]:
+        """The compiled loop with these tables: for a, b and out, its call."""
         panel, seen, reads = 2 * made.shape.width, self.frame, self.packs == "never"
         geometry = (*seen.image, *seen.channels, *seen.place, *seen.size) if seen is not None else (0,) * 9
         b_step = int(self.weights[1] - self.weights[0]) if reads and len(self.weights) > 1 else panel
@@ -105,11 +107,28 @@ class Sweeps:
         tables = tuple(table.astype(np.int64) for table in (self.places, self.targets, self.runs, self.weights))
         units = np.ascontiguousarray(self.units, np.int64)
 
-        def run(a: Array, b: Array, out: Array) -> None:
-            room = np.empty(packed, np.float32), np.zeros(frame, np.float32)
-            made.run(a.reshape(-1), b.reshape(-1), out.reshape(-1), n, geometry, tables, units, *room)
+        def sweep(a: Array, b: Array, out: Array) -> Sweep:
+            operands = a.reshape(-1), b.reshape(-1), out.reshape(-1)
+            return Sweep(made.run, (*operands, n, geometry, tables, units), (packed, frame))
 
-        return run
+        return sweep
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sweep:
+    """A call of the compiled loop; room: numbers of its packed columns, and of its frame."""
+
+    run: ArrayKernel
+    args: tuple[Any, ...]
+    room: tuple[int, int]
+
+    def __call__(self) -> None:
+        self.run(*self.args, *(np.empty(n, np.float32) for n in self.room))
+
+    def bound(self) -> Bound:
+        """It for machine code, which gives it room."""
+        none = np.empty(0, np.float32)
+        return self.run.bound(*self.args, none, none, room=self.room)
 
 
 def cuts(total: int, pieces: int, step: int = 1) -> list[Pair]:
@@ -149,11 +168,9 @@ def ready(types: Types, output: TensorType) -> Products | None:
 
 
 def in_order(calls: Sequence[Call]) -> Call:
-    if len(calls) == 1:
-        return calls[0]
+    return calls[0] if len(calls) == 1 else partial(do_all, tuple(calls))
 
-    def call() -> None:
-        for one in calls:
-            one()
 
-    return call
+def do_all(calls: Sequence[Call]) -> None:
+    for call in calls:
+        call()

@@ -13,7 +13,6 @@ Source  Goto and van de Geijn 2008, doi:10.1145/1356052.1356053; Dukhan 2019, ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from rainshed.ops.array_kernel import INTS_2D, array_kernel, ints
+from rainshed.ops.array_kernel import INTS_2D, ArrayKernel, array_kernel, ints
 from rainshed.ops.code_cache import can_compile, cpu, digest_of
 from rainshed.ops.launch import bound
 
@@ -262,11 +261,13 @@ def _products(a, b, out, n, geometry, tables, units, packed, frame):  # type: ig
     tables  places of all rows, their targets, runs, and places of the rows of b
     units   for each: place in a, in b and in out, first and last row, runs, images, 1 to add to what is there
     packed  room for the columns of one unit; where it is empty, b is read as it is
-    frame   room for the padded images of one unit, zeros at first; where it is empty, a is read as it is
+    frame   room for the padded images of one unit; where it is empty, a is read as it is
     """
     length, a_step, columns, step, b_step, chunk, at_once, once = n
     places, targets, runs, weights = tables
     at, ends = address(places), address(targets)
+    for i in range(len(frame)):
+        frame[i] = 0
     for u in range(len(units)):
         low, high, n_runs = units[u, 3], units[u, 4], units[u, 5]
         from_a, from_b, b_panel = address(a) + 4 * units[u, 0], address(b) + 4 * units[u, 1], 2 * WIDTH
@@ -304,7 +305,7 @@ class Products:
     """`_products` compiled, which releases the GIL, and the shape of its tiles."""
 
     shape: Shape
-    run: Callable[..., None]
+    run: ArrayKernel
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from rainshed.ops.native import native_calls
 from rainshed.ops.op import Op
 from rainshed.ops.packed import packed_call, packed_product
 from rainshed.ops.product import matmul_call, product, product_call
-from rainshed.ops.records import SEPARATE, Records, copy_records, records_of
+from rainshed.ops.records import SEPARATE, Records, copy_records, native_records, records_of
 from rainshed.ops.source import input_op
 from rainshed.ops.sweeps import in_order
 from rainshed.ops.text import parse_attr
@@ -136,6 +136,10 @@ class Kernels:
             return None if copied is None else (copied,)
         op = self._ops[instruction.op]
         node = self._checked_node(i, op, instruction)
+        if self._has_native(op):
+            by_code = native_records(native_calls(op, (*arrays, out), node.attrs, parts))
+            if by_code is not None:
+                return by_code
         if parts > 1 and op.native is None:
             tiles = self._tiles(op, node, instruction, parts)
             found = [records_of(o, attrs, xs, out, compiling=compiling) for o, attrs, xs, (out,) in tiles]

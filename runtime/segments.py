@@ -15,6 +15,7 @@ from rainshed.compiler.machines import OVERHEAD_S
 from rainshed.compiler.plan import Assign, Free, Instruction, Program, Recv, Run, Send
 from rainshed.ops.errors import KernelError
 from rainshed.ops.records import Record, Records, machine_code
+from rainshed.runtime.buffers import Array
 from rainshed.runtime.kernels import Kernels
 
 # Predicted, of what one thread does alone in a segment where others could do some of it; and of all of it, where what arrives
@@ -122,7 +123,7 @@ def _segment(group: list[tuple[int, Chains]], program: Program, kernels: Kernels
 class _Call:
     """All records of a segment in one call, which releases the GIL."""
 
-    __slots__ = ("_args", "_kernels", "_of", "_run", "_state", "_tables", "records")
+    __slots__ = ("_args", "_kernels", "_of", "_room", "_run", "_state", "_tables", "records")
 
     def __init__(self, group: list[tuple[int, Chains]], kernels: Kernels) -> None:
         self._kernels = kernels
@@ -137,6 +138,7 @@ class _Call:
                 records += chain
                 self._of += [i] * len(chain)
         self.records = tuple(records)  # their arrays and machine code must stay
+        self._room = _given_room([chains for _, chains in group])
         code = [(int(r.function.address), int(r.numbers.ctypes.data)) for r in records]
         self._tables = tuple(np.array(table, np.int64) for table in (rows, spans, code))
         self._state = np.zeros(1 + 2 * len(rows), np.int64)
@@ -159,6 +161,21 @@ class _Call:
         except Exception as error:
             raise self._kernels.error(i, error) from error
         raise self._kernels.error(i, KernelError("machine code refused what the Python kernel takes"))
+
+
+def _given_room(rows: list[Chains]) -> list[Array]:
+    """Working memory for the records of a segment: chains at the same place of different rows never run at once, so they share."""
+    needed: dict[int, int] = {}
+    for chains in rows:
+        for place, chain in enumerate(chains):
+            needed[place] = max([needed.get(place, 0), *(sum(record.room) for record in chain)])
+    room = {place: np.empty(numbers, np.float32) for place, numbers in needed.items() if numbers}
+    for chains in rows:
+        for place, chain in enumerate(chains):
+            for record in chain:
+                if any(record.room):
+                    record.work_in(int(room[place].ctypes.data))
+    return list(room.values())
 
 
 @lru_cache(maxsize=1)

@@ -451,5 +451,5 @@ OPS: Mapping[str, Build] = {
     "copy": lambda m: C["copy"](any_value(m)),
 }
 MADE_BY_COMPILER = frozenset(
-    {"send", "recv", "fused", "product", "local2d_weight_step", "scatter_step", "pack", "packed_product"}
+    {"send", "recv", "fused", "fused_sum", "product", "local2d_weight_step", "scatter_step", "pack", "packed_product"}
 )

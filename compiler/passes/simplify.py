@@ -87,6 +87,18 @@ def no_change(node: Node) -> Node | None:
     return None
 
 
+def stretched_anyway(node: Node) -> Node | None:
+    """f(broadcast_to(x), y) = f(x, y), where y has the whole shape"""
+    if node.op.formula is None or len(node.inputs) < 2:
+        return None
+    for i, value in enumerate(node.inputs):
+        others = [v for j, v in enumerate(node.inputs) if j != i]
+        if value.op.name == "broadcast_to" and any(v.shape == node.shape for v in others):
+            inputs = (*node.inputs[:i], value.inputs[0], *node.inputs[i + 1 :])
+            return node.op.make(inputs, node.attrs, node.origin)
+    return None
+
+
 def known_size(node: Node) -> Node | None:
     """axis_size(x) = the number, once the batch is bound"""
     if node.op.name != "axis_size":
@@ -125,7 +137,16 @@ def summed_product(node: Node) -> Node | None:
     return product.make(value.inputs, {"turn_a": turn_a, "turn_b": turn_b, "summed": lead}, node.origin)
 
 
-RULES: tuple[Rule, ...] = (known_size, no_change, add_zero, multiply_one, twice, turned, fold)
+RULES: tuple[Rule, ...] = (
+    known_size,
+    no_change,
+    add_zero,
+    multiply_one,
+    stretched_anyway,
+    twice,
+    turned,
+    fold,
+)
 
 
 def simplify(graph: Graph, setting: Setting) -> Graph:

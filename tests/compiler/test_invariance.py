@@ -229,6 +229,8 @@ def test_the_graphs_reach_every_op() -> None:
     for _ in range(4):
         h = h @ w
     reached.update({n.op.name for n in show(Graph({"h": h}), Cluster.local(1), PASSES[-1].__name__).nodes()})
+    summed = show(Graph({"y": CATALOGUE["sum"](leaf("x", 4096, 16), axis=0)}), Cluster.local(1), PASSES[-1].__name__)
+    reached.update({n.op.name for n in summed.nodes()})
     print(f"graphs with each op, of seeds 0 to {COUNTED - 1}:", dict(reached.most_common()))
     assert not CATALOGUE.keys() - reached.keys()
 

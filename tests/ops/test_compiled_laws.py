@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import f32, i64
+from test_fused_sum import body_text
 from test_vector import check
 
 from rainshed.ops import CATALOGUE
+from rainshed.ops.elementwise import multiply
 
 WINDOW = {"kernel": (3, 2), "low": (1, 0)}
 POOL = {"size": (3, 2), "stride": (2, 2)}
@@ -33,6 +35,10 @@ CASES: dict[str, Case] = {
     "max_pool2d_grad": lambda n, c: ([f32(n, 7, 5, c), f32(n, 3, 2, c)], {**POOL, "low": (1, 0)}),
     "sum_pool2d": lambda n, c: ([f32(n, 7, 5, c)], {**POOL, "padding": PADDING}),
     "sum_pool2d_grad": lambda n, c: ([f32(n, 3, 2, c)], {**POOL, "image": (7, 5), "low": (1, 0)}),
+    "fused_sum": lambda n, c: (
+        [f32(n, 7, 5, c), f32(n, 7, 5, c)],
+        {"body": body_text(multiply, (n, 7, 5, c), (n, 7, 5, c)), "axis": (0, 1, 2)},
+    ),
     "scatter_step": lambda n, c: ([f32(n, 7, c), i64(n, 7, low=0, high=5), f32(5, c)], {"size": 5, "alpha": 2.0}),
     "scatter_add": lambda n, c: ([f32(n, 7, c), i64(n, 7, low=0, high=5)], {"size": 5}),
 }

@@ -105,7 +105,7 @@ def test_which_ops_have_no_kernel_is_visible():
         "argmin",
         "cumulative_sum",
     }
-    on_hosts = {"product", "scatter_step", "pack", "packed_product"}  # made by fold_products and pack_products
+    on_hosts = {"product", "scatter_step", "pack", "packed_product", "fused_sum"}  # made by passes for hosts
     random = {"random_uniform", "random_normal", "random_bernoulli"}
     windows = {n for n in CATALOGUE if n.startswith(("conv2d", "local2d", "max_pool2d", "sum_pool2d"))} | {"window_sum"}
     assert without == leaves | by_index | random | windows | on_hosts

@@ -10,8 +10,12 @@ from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Recv, Run, Send
 from rainshed.engine.optimizers import SGD
 from rainshed.ops import CATALOGUE as C
+from rainshed.ops.conv2d import conv2d
+from rainshed.ops.elementwise import square
 from rainshed.ops.errors import DataError
 from rainshed.ops.ir import Graph, scope
+from rainshed.ops.normalize import batch_norm
+from rainshed.ops.pool2d import max_pool2d
 from rainshed.ops.reduce import mean
 from rainshed.ops.softmax_cross_entropy import softmax_cross_entropy
 from rainshed.ops.source import input, variable
@@ -194,3 +198,31 @@ def test_many_tiny_kernels_are_left_to_one_thread():
     program = compile(Graph({"h": h}), Cluster.local(1, cores=1)).programs[0]
     with Executor(program, ops=C, options=Options(threads=2, compile_at=0)) as executor:
         assert [s.pieces for s in executor._loaded.segments] == [1]
+
+
+def images():
+    """Convolutions of two kinds, pools of two sizes, and batch normalisation, large enough to be cut and summed up."""
+    x = input("x", (4, 36, 36, 3))
+    random = np.random.default_rng(0)
+    shapes = {"first": (5, 5, 3, 16), "apart": (3, 3, 1, 16), "last": (3, 3, 16, 32)}
+    w = {n: variable(n, s, init=random.standard_normal(s, np.float32)) for n, s in shapes.items()}
+    scale, shift = variable("scale", (16,), init=1.0), variable("shift", (16,))
+    h = batch_norm(conv2d(x, w["first"], padding=((2, 2), (2, 2))), scale, shift)
+    h = conv2d(C["relu"](h), w["apart"], groups=16, stride=(1, 1))
+    h = max_pool2d(C["relu"](conv2d(max_pool2d(h, size=(2, 2)), w["last"])), size=(3, 3))
+    return Graph({"loss": mean(square(h))}, loss="loss", rule=SGD(0.001).rule())
+
+
+def test_convolutions_within_a_segment_have_the_same_bits_by_any_number_of_threads_and_traced():
+    program = compile(images(), Cluster.local(1, cores=1)).programs[0]
+    assert "fused_sum" in {getattr(i, "op", "") for i in program.instructions}
+    fed = {"x": np.random.default_rng(1).standard_normal((4, 36, 36, 3), np.float32)}
+    found = []
+    for options in ({}, {"threads": 2}, {"threads": 3}, {"threads": 2, "recorder": Recorder()}):
+        with Executor(program, ops=C, options=Options(compile_at=0, **options)) as executor:
+            executor.init_variables(0)
+            found.append([float(executor.run(i, fed)["loss", ()]) for i in range(3)])
+            if "recorder" not in options:
+                (segment,) = executor._loaded.segments
+                assert len(segment.members) > 20
+    assert found[0][2] < found[0][0] and all(losses == found[0] for losses in found)
