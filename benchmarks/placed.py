@@ -4,9 +4,10 @@
     python -m benchmarks.placed --table FILE.json ...
 
 The tiles and the placements are those of benchmarks/partition.py. Each placement becomes a plan of a training step with plain SGD:
-tiles of one machine that lie side by side become blocks, everything else is computed where its operands lie. The plans run on
-hosts as benchmarks/simulated.py makes them. The hosts share the computer's processors; so that a host whose neighbours wait is no
-faster than it would be alone, a control group holds each to its share. It needs root.
+tiles of one machine that lie side by side become blocks, everything else is computed where its operands lie. `compile` is the plan
+that `rainshed compile` makes by default, which chooses layouts of whole ops. The plans run on hosts as benchmarks/simulated.py
+makes them. The hosts share the computer's processors; so that a host whose neighbours wait is no faster than it would be alone, a
+control group holds each to its share. It needs root.
 
 Of each plan: the step of the tiles as the partitioner simulates it, on machines of 40 GFLOP/s joined by the hosts' links; the
 step of the plan as predicted from its own kernels, measured on the hosts; and the step measured. `--make` only makes the plans,
@@ -50,7 +51,9 @@ from tests.netlab import bytes_per_s, lacking
 
 MEASURED = tuple(net for net in NETS if net != "local3")  # there Mt-KaHyPar moves no fewer bytes on 2, 3 or 4 machines
 RIVAL = "mtkahypar"
-SIDES = (*OURS, RIVAL)
+PLACED = (*OURS, RIVAL)
+DEFAULT = "compile"
+SIDES = (*PLACED, DEFAULT)
 LATENCY_S = 1e-4
 LEAST, LONGEST_S = 3, 6.0  # steps that are measured, and seconds that they take if those are enough
 PERIOD_S = 0.02  # in which a host uses up its share of the processors, and then waits
@@ -64,7 +67,13 @@ def make(net: str, hosts: int, rate: str, folder: Path) -> None:
         return
     cluster = replace(cluster_of(hosts), default_link=Link(bytes_per_s(rate), LATENCY_S))
     setting = Setting(cluster=cluster)
-    graph = run_passes(replace(NETS[net](), rule=rs.SGD(0.01).rule()), setting, SHARED)
+    whole = replace(NETS[net](), rule=rs.SGD(0.01).rule())
+    default = _file(folder, net, hosts, DEFAULT)
+    if not default.exists():
+        save(rs.compile(whole, cluster), default)
+    if all(_file(folder, net, hosts, side).exists() for side in PLACED):
+        return
+    graph = run_passes(whole, setting, SHARED)
     tiles = tiling(forward_part(graph), *fineness(net, hosts))
     for side, home in placements(tiles, hosts, folder).items():
         placed = measure(tiles, task_of(tiles, cluster, Aim()), cluster, home, side)
@@ -110,12 +119,14 @@ def _row(job: Job, cluster: Cluster, net: str, steps: int, folder: Path) -> dict
         plan = load_plan(_file(folder, net, len(cluster.machines), side), CATALOGUE)
         count = max(LEAST, min(steps, int(LONGEST_S / plan.prediction.step_s)))
         one = measured(job, cluster, structs.replace(plan, cluster=cluster.to_data()), count)
-        found[side] = {
-            "tiles_s": float(plan.notes["tiles_s"]),
-            "tiles_bytes": int(plan.notes["tiles_bytes"]),
-            "phase_balance": float(plan.notes["phases"]),
-            **one,
-        }
+        tiles: dict[str, Any] = {"strategy": plan.notes["strategy"]}
+        if side in PLACED:
+            tiles = {
+                "tiles_s": float(plan.notes["tiles_s"]),
+                "tiles_bytes": int(plan.notes["tiles_bytes"]),
+                "phase_balance": float(plan.notes["phases"]),
+            }
+        found[side] = {**tiles, **one}
     return found
 
 
@@ -150,7 +161,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     """Rows as Markdown: seconds of our step; of the other plans bytes and seconds in units of ours."""
     head = ["net", "hosts", "ours: MB of tiles", "of the plan", "tiles", "predicted", "measured"]
     for side in SIDES[1:]:
-        head += [f"{side}: bytes", "tiles", "predicted", "measured"]
+        head += [f"{side}: bytes", *(["tiles"] if side in PLACED else []), "predicted", "measured"]
     lines = ["| " + " | ".join(head) + " |", "|---" * 2 + "|---:" * (len(head) - 2) + "|"]
     for row in found:
         ours = row["ours"]
@@ -161,7 +172,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         for side in SIDES[1:]:
             other = row[side]
             cells.append(f"{other['bytes'] / ours['bytes']:.2f}")
-            cells += [f"{other[f'{kind}_s'] / ours[f'{kind}_s']:.2f}" for kind in ("tiles", "predicted", "measured")]
+            kinds = ("tiles_s", "predicted_s", "measured_s")
+            cells += [f"{other[kind] / ours[kind]:.2f}" for kind in kinds if kind in other]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
