@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[2]))  # benchmarks are no part of the package
 
 from benchmarks.simulated import ENOUGH, agreement
 
