@@ -79,7 +79,8 @@ PASSES: tuple[Pass, ...] = (
 
 NO_PINS: Mapping[str, str] = MappingProxyType({})
 PLANS = 5  # that are made and simulated, of the strategies with the best estimates
-MUCH = 90_000  # instructions of all plans that are made; beyond it only a plan that fits, and one to compare it with, is looked for
+MUCH = 90_000  # instructions of all plans that are made, from the third plan on
+MUCH_OF_TWO = 450_000  # of two plans; beyond it only a plan that fits is looked for
 WORTH_ROOM = 0.98  # larger arenas are taken for a step that is shorter than so much of that with small ones
 WORSE = 1.5  # an estimate so many times the best one is not followed up
 
@@ -206,7 +207,7 @@ def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
     work = 0
     for name, about in estimates.items():
         each = work / max(1, len(plans) + len(refused))
-        most = MUCH if len(plans) > 1 else 2 * MUCH
+        most = MUCH if len(plans) > 1 else MUCH_OF_TWO
         if len(plans) >= PLANS or (plans and (work + each > most or about > WORSE * min(estimates.values()))):
             break
         plan, missing = _fitting(graph, replace(setting, strategy=name))

@@ -36,7 +36,7 @@ def candidates(
     found = list(_even(access, machines) if even else ())
     if not even or not _has_square(len(machines)):
         found += _bisections(access, machines, speeds)
-    found = list(dict.fromkeys(found))
+    found = list(dict.fromkeys(found or _on_most(access, speeds)))
     reading = _Reading(access, shapes, shape)
     worth = {layout: reading.of(layout) for layout in found}
     found.sort(key=lambda layout: (worth[layout], _surface(access, layout)))
@@ -74,6 +74,17 @@ def _even(access: Access, machines: tuple[int, ...]) -> Iterator[Layout]:
                     grid = tuple(a if k == i else b if k == j else 1 for k in range(rank))
                     yield Layout(grid, machines)
                     yield Layout(grid, tuple(machines[y * a + x] for x in range(a) for y in range(b)))
+
+
+def _on_most(access: Access, speeds: tuple[float, ...]) -> Iterator[Layout]:
+    """Cuts along one axis that is too short for all machines: on the fastest of them, at least half."""
+    count, rank = len(speeds), len(access.axes)
+    fastest = sorted(range(count), key=lambda m: -speeds[m])
+    for i, axis in enumerate(access.axes):
+        divisor = next((n for n in range(min(axis.max_parts, count - 1), 0, -1) if count % n == 0), 1)
+        for parts in dict.fromkeys((axis.max_parts, divisor)):
+            if count <= 2 * parts < 2 * count:
+                yield Layout(tuple(parts if k == i else 1 for k in range(rank)), tuple(sorted(fastest[:parts])))
 
 
 def _bisections(access: Access, machines: tuple[int, ...], speeds: tuple[float, ...]) -> Iterator[Layout]:

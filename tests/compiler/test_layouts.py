@@ -147,6 +147,20 @@ def test_candidates_cover_the_loop_nest_on_all_machines(machines: int, uneven: b
         assert all(intersect(a, b) is None for i, a in enumerate(cut) for b in cut[i + 1 :])
 
 
+@pytest.mark.parametrize("machines,parts", [(12, [10, 6]), (11, [10]), (25, [])])
+def test_an_axis_too_short_for_all_machines_is_cut_for_most_of_them(machines: int, parts: list[int]) -> None:
+    """Ten rows, which belong together, on twelve machines: on the ten fastest, or on the six fastest."""
+    node = C["softmax_cross_entropy"](input("x", (10, 64)), input("label", (10,), "int32"))
+    speeds = tuple(2.0 if m == machines - 1 else 1.0 for m in range(machines))
+    found = candidates(node.access, ((10, 64), (10,)), (10,), speeds)
+    assert found[0].homes == (0,)
+    cut = [layout for layout in found if len(layout.homes) > 1]
+    assert sorted((max(layout.grid) for layout in cut), reverse=True) == parts
+    for layout in cut:
+        assert machines - 1 in layout.homes and len(set(layout.homes)) == len(layout.homes)
+        assert sum(map(box_size, tiles(node.access, layout))) == 10 * 64
+
+
 def test_boxes_made_disjoint_are_the_same_union() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
