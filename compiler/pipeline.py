@@ -80,7 +80,7 @@ PASSES: tuple[Pass, ...] = (
 NO_PINS: Mapping[str, str] = MappingProxyType({})
 PLANS = 5  # that are made and simulated, of the strategies with the best estimates
 MUCH = 90_000  # instructions of all plans that are made, from the third plan on
-MUCH_OF_TWO = 450_000  # of two plans; beyond it only a plan that fits is looked for
+MUCH_OF_TWO = 600_000  # of two plans; beyond it only a plan that fits is looked for
 WORTH_ROOM = 0.98  # larger arenas are taken for a step that is shorter than so much of that with small ones
 WORSE = 1.5  # an estimate so many times the best one is not followed up
 
