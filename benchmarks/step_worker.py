@@ -16,7 +16,6 @@ from importlib import import_module
 
 import numpy as np
 
-ENGINES = ("ours", "torch", "torch_compile", "jax")
 RATE = 0.01
 FIRST = 3  # steps whose losses are compared
 

@@ -18,7 +18,6 @@ from rainshed.ops.errors import DataError
 Arrays = dict[str, NDArray[np.generic]]
 
 CLASSES_DIGITS = 10
-CLASSES_VOWELS = 9
 HELD_OUT_EVERY = 4
 
 _HERE = Path(__file__).parent

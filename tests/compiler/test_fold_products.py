@@ -28,6 +28,13 @@ def folded(lines):
     return [n.op.name for n in graph.nodes() if n.op.name != "input"], graph
 
 
+def trained(plan, feeds):
+    """The losses of three steps, and the variables after them."""
+    with LocalCluster(plan, ops=CATALOGUE) as local:
+        local.init(0)
+        return [local.run(feeds)["loss"] for _ in range(3)] + list(local.variables().values())
+
+
 def test_a_transpose_is_read_where_it_lies():
     check_pass(
         fold_products,
@@ -156,12 +163,7 @@ def test_the_gradient_of_locally_connected_weights_is_never_there_as_a_whole(mac
     assert set(moved) == {"v", "w"}
     random = np.random.default_rng(3)
     feeds = {"x": random.random((2, 6, 6, 3), np.float32), "t": random.random((2, 3, 3, 4), np.float32)}
-    found = []
-    for one in (plan, plain):
-        with LocalCluster(one, ops=CATALOGUE) as local:
-            local.init(0)
-            found.append([local.run(feeds)["loss"] for _ in range(3)] + list(local.variables().values()))
-    for a, b in zip(*found, strict=True):
+    for a, b in zip(trained(plan, feeds), trained(plain, feeds), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -183,10 +185,5 @@ def test_the_gradient_of_an_embedding_is_never_there_as_a_whole():
     assert step.inputs[2] == step.outputs[0]
     random = np.random.default_rng(3)
     feeds = {"ids": random.integers(0, 9, (4, 3)), "t": random.random((4, 3, 5), np.float32)}
-    found = []
-    for one in (plan, plain):
-        with LocalCluster(one, ops=CATALOGUE) as local:
-            local.init(0)
-            found.append([local.run(feeds)["loss"] for _ in range(3)] + list(local.variables().values()))
-    for a, b in zip(*found, strict=True):
+    for a, b in zip(trained(plan, feeds), trained(plain, feeds), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
