@@ -150,7 +150,7 @@ def machine_code() -> Any:
 def _loop(lines: tuple[Line, ...], inputs: list[Array], out: Array, compiling: bool) -> Records | None:
     """The loop over all elements; the arrays may lie in steps."""
     types = [dtype_of(x.dtype) for x in (*inputs, out)]
-    known = all(_is_exact(line) for line in lines) and not _cuts(lines, types[:-1])
+    known = all(is_exact(line) for line in lines) and not cuts_floats(lines, types[:-1])
     if not known or any(t.short not in ("f32", "f64", "i32", "i64") for t in types):
         return None
     shape, *steps = merged(out.shape, *(_steps(x, out.shape) for x in (*inputs, out)))
@@ -163,7 +163,7 @@ def _loop(lines: tuple[Line, ...], inputs: list[Array], out: Array, compiling: b
     return (Record(function, np.array(numbers, np.int64), (outer, *inputs, out)),)
 
 
-def _is_exact(line: Line) -> bool:
+def is_exact(line: Line) -> bool:
     return not line.args or line.formula in FORMULAS or (line.formula in OWN and line.dtype is float32)
 
 
@@ -172,7 +172,7 @@ def _steps(x: Array, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(step // x.itemsize for step in np.broadcast_to(x, shape).strides)
 
 
-def _cuts(lines: tuple[Line, ...], inputs: list[DType]) -> bool:
+def cuts_floats(lines: tuple[Line, ...], inputs: list[DType]) -> bool:
     """Whether a float becomes a whole number, which machines do in different ways where it does not fit."""
     dtypes = [*inputs]
     for line in lines:
@@ -207,7 +207,7 @@ class Loop:
         text += [f"            v{i} = {place}" for i, place in enumerate(places[:-1])]
         dtypes = [*self.inputs]
         for line in self.lines:
-            text.append(f"            v{len(dtypes)} = {_value(line, dtypes)}")
+            text.append(f"            v{len(dtypes)} = {value_text(line, dtypes)}")
             dtypes.append(line.dtype)
         return "\n".join([*text, f"            {places[-1]} = v{len(dtypes) - 1}", "    return 0", ""])
 
@@ -216,7 +216,7 @@ def _along(step: int) -> str:
     return "" if not step else " + j" if step == 1 else f" + j * {step}"
 
 
-def _value(line: Line, dtypes: list[DType]) -> str:
+def value_text(line: Line, dtypes: list[DType]) -> str:
     if not line.args:
         return line.formula
     own, names = tuple(dtypes[a] for a in line.args), tuple(f"v{a}" for a in line.args)

@@ -9,7 +9,8 @@ Source  Dean et al. 2012, section 4.1 and appendix, algorithm 1.1
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -80,8 +81,7 @@ class ParamClient:
         lines = _lines(config, tuple(self._held.values()))
         self._links = {line.shard: Link(line, config.name, timeouts, stall_s) for line in lines}
         self._into = {shard: self._arrays_on(shard) for shard in self._links}
-        rule, dtypes = config.local_rule, {part.dtype for part in config.parts}
-        self._updaters = {dtype: Updater(rule, dtype) for dtype in dtypes} if rule is not None else {}
+        self._updaters = {} if config.local_rule is None else _updaters(config.local_rule, config.parts)
         self._collected = 0
         self._steps = 0
 
@@ -245,6 +245,14 @@ def _hold(part: Part, config: ClientConfig, values: Mapping[PartKey, Array] | No
     fills = config.local_rule.slots if config.local_rule is not None else {}
     slots = {name: np.full(part.size, fill, dtype) for name, fill in fills.items()}
     return _Held(part, _checked(part, value).reshape(-1), config.layout.pieces(part), slots)
+
+
+def _updaters(rule: Rule, parts: Sequence[Part]) -> dict[str, Updater]:
+    """One for each element type of these parts."""
+    elements: Counter[str] = Counter()
+    for part in parts:
+        elements[part.dtype] += part.size
+    return {dtype: Updater(rule, dtype, count) for dtype, count in elements.items()}
 
 
 def _lines(config: ClientConfig, held: tuple[_Held, ...]) -> list[Line]:

@@ -1,6 +1,8 @@
-"""An optimizer as a shard runs it: the rule's graph, evaluated in place on flat parts, a cache's worth at a time. Pure.
+"""An optimizer as a shard runs it: the rule's graph on flat parts, in place. Pure.
 
-The rule comes as text (`ops/text.py`) and is rebuilt through the ops' own checks: a shard runs ops, never code.
+The rule comes as text (`ops/text.py`) and is rebuilt through the ops' own checks: a shard runs ops, never code that it was sent.
+Where that pays, it is one loop of machine code, which this computer makes from the ops' formulas; else NumPy does it, a cache's
+worth at a time. Both give the same bits.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from rainshed.ops.ir import Graph, Node
 from rainshed.ops.text import graph_text, parse
 from rainshed.ops.types import dtype_of, fixed
 from rainshed.ops.update import UpdateRule, check_rule
+from rainshed.ops.update_code import Update, update_code
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 BLOCK: Final = 16384  # elements worked on at a time: a handful of such arrays fits the L2 cache
 MAX_BLOCK: Final = 2**20
+COMPILED_FROM: Final = 2**16  # elements to move from which a loop pays that this computer has not compiled before
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,10 +45,11 @@ def rule_of(rule: UpdateRule, dtypes: Iterable[str]) -> Rule:
 class Updater:
     """The rule for one element type, with scratch of its own: one thread at a time.
 
-    Raises  GraphError or ParseError if the text is no update rule
+    elements  how many it will move in a step: whether a loop is worth compiling
+    Raises    GraphError or ParseError if the text is no update rule
     """
 
-    def __init__(self, rule: Rule, dtype: str) -> None:
+    def __init__(self, rule: Rule, dtype: str, elements: int = 0) -> None:
         if dtype not in rule.texts:
             raise GraphError(f"the update rule has no text for {dtype}", given=", ".join(rule.texts))
         graph = parse(rule.texts[dtype], CATALOGUE)
@@ -60,8 +65,12 @@ class Updater:
         self._blocks: list[Node] = []
         for node in graph.nodes():
             self._prepare(node)
+        self._loop: Update | None = None
         w, dw, *slots = np.zeros((2 + len(rule.slots), 1), dtype_of(dtype).numpy)
         self.apply(w, dw, dict(zip(rule.slots, slots, strict=True)), 0)  # a kernel that raises, raises before training
+        code = update_code(graph)
+        if code is not None and (elements >= COMPILED_FROM or code.is_cached()):
+            self._loop = code.bind(self._fixed)
 
     def _prepare(self, node: Node) -> None:
         if node.op.name == "input":
@@ -89,9 +98,13 @@ class Updater:
         self._step[...] = step
         for node in self._scalars:
             run_kernel(node, [self._fixed[i] for i in node.inputs], self._fixed[node])
+        given = {"w": w, **slots, "dw": dw}
+        if self._loop is not None and dw.flags.aligned:
+            self._loop(given)
+            return
         for low in range(0, w.size, self._block):
             part = slice(low, min(low + self._block, w.size))
-            self._apply_block({"w": w[part], "dw": dw[part], **{name: slots[name][part] for name in slots}})
+            self._apply_block({name: array[part] for name, array in given.items()})
 
     def _apply_block(self, given: Mapping[str, Array]) -> None:
         n = given["w"].size

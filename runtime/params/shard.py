@@ -10,7 +10,7 @@ shard keeps the last seq of each sender beside the parameters, in snapshots too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -37,6 +37,18 @@ class Worker(NamedTuple):
 
     name: str
     incarnation: int
+
+
+class _Run(NamedTuple):
+    """Parts that a push moves together: neighbours in the shard's memory and in the push, updated equally often.
+
+    span      their elements in the shard's arrays of this element type
+    gradient  [n], of all of them
+    """
+
+    numbers: Sequence[int]
+    span: slice
+    gradient: Array
 
 
 class ShardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,10 +94,20 @@ class Shard:
         self.fields: tuple[str, ...] = (W, *config.rule.slots)
         self._types = [dtype_of(part.dtype).numpy for part in self.parts]
         self._nbytes = [part.nbytes for part in self.parts]
-        self._updaters = {dtype: Updater(config.rule, dtype) for dtype in {part.dtype for part in self.parts}}
+        totals: dict[str, int] = {}
+        self._places: list[slice] = []  # of each part, in the shard's arrays of its element type
+        for part in self.parts:
+            begin = totals.get(part.dtype, 0)
+            totals[part.dtype] = begin + part.size
+            self._places.append(slice(begin, begin + part.size))
+        self._updaters = {dtype: Updater(config.rule, dtype, total) for dtype, total in totals.items()}
         fill = {W: 0.0, **config.rule.slots}
+        self._whole = {  # parts of one element type side by side, so that one call moves them all
+            name: {dtype: np.full(total, fill[name], dtype_of(dtype).numpy) for dtype, total in totals.items()}
+            for name in self.fields
+        }
         self._arrays = {
-            name: [np.full(part.size, fill[name], dtype) for part, dtype in zip(self.parts, self._types, strict=True)]
+            name: [self._whole[name][part.dtype][at] for part, at in zip(self.parts, self._places, strict=True)]
             for name in self.fields
         }
         self._present = {name: [False] * len(self.parts) for name in self.fields}
@@ -146,7 +168,7 @@ class Shard:
 
         Raises  ProtocolError if it does not fit; then nothing is changed
         """
-        gradients = self._views(message.parts, payload)
+        runs = self._runs(message.parts, payload)
         version = self.version(message.parts)
         staleness = max(0, version - message.based_on)
         last = self._last_of(worker)
@@ -155,12 +177,12 @@ class Shard:
             if self.missing:
                 where = f"shard {self.config.number}"
                 raise ProtocolError(f"a push to {where}, where {self.missing} parts have no value yet")
-            outcome, text = self._checked(worker, message, gradients)
+            outcome, text = self._checked(worker, runs)
         if last is not None and outcome not in ("dup", "gap", "stale"):
             last.seq = message.seq
         self._count(outcome, staleness)
         if outcome == "applied":
-            self._apply(message.parts, gradients)
+            self._apply(runs)
             version += 1
         return PushAck(message.seq, last.seq if last else 0, version, staleness, outcome, text)
 
@@ -181,8 +203,9 @@ class Shard:
         """Take first values. Raises ProtocolError, and changes nothing, if they do not fit or are not finite."""
         self._check_fields((message.field,))
         views = self._views(message.parts, payload)
-        if (bad := self._nonfinite(message.parts, views)) is not None:
-            raise ProtocolError(f"first values of {self.parts[bad]} {message.field} with NaN or infinity")
+        for number, view in zip(message.parts, views, strict=True):
+            if self._nonfinite(view) is not None:
+                raise ProtocolError(f"first values of {self.parts[number]} {message.field} with NaN or infinity")
         present, taken = self._present[message.field], 0
         for number, view in zip(message.parts, views, strict=True):
             if not present[number] and not self._versions[number]:
@@ -276,29 +299,33 @@ class Shard:
             return "too_old", f"computed from parameters {staleness} versions old; the bound is {bound}"
         return "applied", ""
 
-    def _checked(self, worker: Worker, message: Push, gradients: Sequence[Array]) -> tuple[Outcome, str]:
-        bad = self._nonfinite(message.parts, gradients)
-        if bad is None:
-            return "applied", ""
-        key = f"{worker.name} {self.parts[bad].name}"
-        self.counts.nonfinite_of[key] = self.counts.nonfinite_of.get(key, 0) + 1
-        text = f"the gradient of {self.parts[bad]} holds NaN or infinity"
-        return ("nonfinite" if self.config.nonfinite == "reject" else "abort"), text
+    def _checked(self, worker: Worker, runs: Sequence[_Run]) -> tuple[Outcome, str]:
+        for run in runs:
+            at = self._nonfinite(run.gradient)
+            if at is not None:
+                bad = next(number for number in run.numbers if at + run.span.start < self._places[number].stop)
+                key = f"{worker.name} {self.parts[bad].name}"
+                self.counts.nonfinite_of[key] = self.counts.nonfinite_of.get(key, 0) + 1
+                text = f"the gradient of {self.parts[bad]} holds NaN or infinity"
+                return ("nonfinite" if self.config.nonfinite == "reject" else "abort"), text
+        return "applied", ""
 
-    def _nonfinite(self, parts: Sequence[int], arrays: Sequence[Array]) -> int | None:
-        """The first of the parts whose array holds NaN or infinity."""
-        for number, array in zip(parts, arrays, strict=True):
-            for block in _blocks(array):
-                if not np.isfinite(block, out=self._finite[: block.size]).all():
-                    return number
+    def _nonfinite(self, array: Array) -> int | None:
+        """Where the first NaN or infinity is."""
+        for low in range(0, array.size, _CHECKED):
+            block = array[low : low + _CHECKED]
+            finite = np.isfinite(block, out=self._finite[: block.size])
+            if not finite.all():
+                return low + int(finite.argmin())
         return None
 
-    def _apply(self, parts: Sequence[int], gradients: Sequence[Array]) -> None:
-        for number, gradient in zip(parts, gradients, strict=True):
-            slots = {name: self._arrays[name][number] for name in self.fields[1:]}
-            updater = self._updaters[self.parts[number].dtype]
-            updater.apply(self._arrays[W][number], gradient, slots, self._versions[number])
-            self._versions[number] += 1
+    def _apply(self, runs: Sequence[_Run]) -> None:
+        for run in runs:
+            dtype, step = self.parts[run.numbers[0]].dtype, self._versions[run.numbers[0]]
+            w, *slots = (self._whole[name][dtype][run.span] for name in self.fields)
+            self._updaters[dtype].apply(w, run.gradient, dict(zip(self.fields[1:], slots, strict=True)), step)
+            for number in run.numbers:
+                self._versions[number] += 1
 
     def _count(self, outcome: Outcome, staleness: int) -> None:
         counts = self.counts
@@ -309,9 +336,7 @@ class Shard:
 
     def _views(self, parts: Sequence[int], payload: memoryview) -> list[Array]:
         """The payload as one flat array per part: the sizes are the parts' own, so that nothing ever broadcasts."""
-        nbytes = self.nbytes(parts)
-        if len(payload) != nbytes:
-            raise ProtocolError(f"the parts {_short(parts)} have {nbytes} bytes; the payload has {len(payload)}")
+        self._check_length(parts, payload)
         views, at = [], 0
         for number in parts:
             end = at + self._nbytes[number]
@@ -319,10 +344,30 @@ class Shard:
             at = end
         return views
 
+    def _runs(self, parts: Sequence[int], payload: memoryview) -> list[_Run]:
+        """The payload as one flat array per run of parts."""
+        self._check_length(parts, payload)
+        runs, at, begin = [], 0, 0
+        for i in range(1, len(parts) + 1):
+            if i < len(parts) and self._follows(parts[i - 1], parts[i]):
+                continue
+            numbers = parts[begin:i]
+            span = slice(self._places[numbers[0]].start, self._places[numbers[-1]].stop)
+            dtype = self._types[numbers[0]]
+            end = at + (span.stop - span.start) * dtype.itemsize
+            runs.append(_Run(numbers, span, np.frombuffer(payload[at:end], dtype)))
+            at, begin = end, i
+        return runs
 
-def _blocks(array: Array) -> Iterator[Array]:
-    for low in range(0, array.size, _CHECKED):
-        yield array[low : low + _CHECKED]
+    def _follows(self, number: int, other: int) -> bool:
+        """Whether a part may be moved together with the one before."""
+        alike = self.parts[number].dtype == self.parts[other].dtype and self._versions[number] == self._versions[other]
+        return alike and other == number + 1
+
+    def _check_length(self, parts: Sequence[int], payload: memoryview) -> None:
+        nbytes = self.nbytes(parts)
+        if len(payload) != nbytes:
+            raise ProtocolError(f"the parts {_short(parts)} have {nbytes} bytes; the payload has {len(payload)}")
 
 
 def _short(values: Sequence[Any]) -> str:

@@ -55,6 +55,14 @@ def test_onnx_models() -> None:
     assert row["net"] == "squeezenet" and row["plan_error"] < 1e-5 and row["spread_of_scores"] < 1e-6
 
 
+def test_updates() -> None:
+    rows = run("updates", "--smoke")["rows"]
+    assert len(rows) == 8
+    for row in rows:
+        ns = row["ns_per_parameter"]
+        assert ns["torch"] is None and all(ns[name] > 0 for name in ("ours", "numpy", "limit"))
+
+
 def test_memory() -> None:
     found = run("memory", "--smoke")
     assert len(found["rows"]) == 5 and all(row["planned_nbytes"] >= row["least_nbytes"] > 0 for row in found["rows"])

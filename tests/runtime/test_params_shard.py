@@ -57,6 +57,34 @@ def test_only_the_named_parts_move():
     assert (shard.version((0,)), shard.version((1,)), shard.version((0, 1))) == (0, 1, 0)
 
 
+def test_parts_that_are_moved_together_move_as_each_by_itself():
+    """Of two element types, some of them updated more often, some missing in a push: each as its own little shard has it."""
+    parts = [part(f"p{i}", 3 + i, dtype="f64" if i == 2 else "f32") for i in range(6)]
+    draw = np.random.default_rng(3)
+    together = shard_with_values(adagrad, parts)
+    alone = [shard_with_values(adagrad, [p]) for p in together.parts]
+    sent = [0] * len(parts)
+    for seq, numbers in enumerate([(1, 3), (0, 1, 2, 3, 4, 5), (0, 1), (0, 1, 3, 4, 5), (0, 1, 2, 3, 4, 5)], 1):
+        dw = {n: draw.normal(size=together.parts[n].size).astype(together._types[n]) for n in numbers}
+        assert together.push(ANN, Push(seq, 0, numbers), payload_of(*dw.values())).outcome == "applied"
+        for n in numbers:
+            sent[n] += 1
+            assert alone[n].push(ANN, Push(sent[n], 0, (0,)), payload_of(dw[n])).outcome == "applied"
+    for field in ("w", "seen"):
+        for n, values in enumerate(fetched(together, field)):
+            np.testing.assert_array_equal(values, fetched(alone[n], field)[0])
+    assert [together.version((n,)) for n in range(len(parts))] == sent
+
+
+@pytest.mark.parametrize(("at", "name"), [(0, "b"), (3, "b"), (4, "w"), (9, "w")])
+def test_the_part_that_is_not_finite_is_named(at, name):
+    shard = shard_with_values()
+    dw = np.ones(10, "f4")
+    dw[at] = np.nan
+    ack = shard.push(ANN, Push(1, 0, (0, 1)), payload_of(dw))
+    assert ack.outcome == "nonfinite" and ack.text.startswith(f"the gradient of {name}")
+
+
 @pytest.mark.parametrize(
     ("seq", "outcome", "applied_seq"), [(1, "dup", 2), (2, "dup", 2), (3, "applied", 3), (4, "gap", 2)]
 )
