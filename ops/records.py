@@ -19,6 +19,7 @@ import numpy as np
 from rainshed.ops.array_kernel import Bound, run_bound
 from rainshed.ops.bf16_cast import converter, is_short_cast
 from rainshed.ops.blas import Array, routine
+from rainshed.ops.blas import Bound as BlasCall
 from rainshed.ops.broadcast import broadcast_to, sum_to
 from rainshed.ops.code_cache import Code, digest_of, is_cached, kernel_code
 from rainshed.ops.cuda import merged
@@ -116,6 +117,8 @@ def _compiled_calls(call: Call) -> Records | None:
         return (_record_of(call.bound()),)
     if isinstance(call, partial) and call.func is run_bound:
         return (_record_of(call.args[2]),)
+    if isinstance(call, BlasCall):
+        return _multiplied(call, call.kept)
     if isinstance(call, partial) and call.func is do_all:
         return _all(*(_compiled_calls(one) for one in call.args[0]))
     return None
