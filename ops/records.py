@@ -28,6 +28,7 @@ from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.layout import concat_op, permute_dims
 from rainshed.ops.matmul import matmul, matrix_transpose
+from rainshed.ops.native import is_same_place
 from rainshed.ops.op import Call, Op
 from rainshed.ops.packed import pack, pack_code, pack_numbers, packed_code, packed_product, product_numbers
 from rainshed.ops.product import matmul_call, product, product_call
@@ -158,7 +159,8 @@ def _loop(lines: tuple[Line, ...], inputs: list[Array], out: Array, compiling: b
         return None
     shape, *steps = merged(out.shape, *(_steps(x, out.shape) for x in (*inputs, out)))
     outer = np.array([shape[:-1], *(s[:-1] for s in steps)], np.int64)
-    loop = Loop(tuple(types[:-1]), types[-1], tuple(s[-1] for s in steps), lines)
+    inside = tuple(i for i, x in enumerate(inputs) if is_same_place(x, out) and steps[i] == steps[-1])
+    loop = Loop(tuple(types[:-1]), types[-1], tuple(s[-1] for s in steps), lines, inside)
     if not compiling and not is_cached(LOOP, _built_from(loop)):
         return None
     function = _compiled(loop)
@@ -187,12 +189,16 @@ def _cuts(lines: tuple[Line, ...], inputs: list[DType]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """What a loop's source depends on; `steps`: of each input, and of the output, along the innermost axis."""
+    """What a loop's source depends on; `steps`: of each input, and of the output, along the innermost axis.
+
+    inside  the inputs that lie where the output does, and are read from there (see `ops/native.py`)
+    """
 
     inputs: tuple[DType, ...]
     output: DType
     steps: tuple[int, ...]
     lines: tuple[Line, ...]
+    inside: tuple[int, ...] = ()
 
     def source(self) -> str:
         """Arguments: how many rows, elements of a row, axes of rows, their shape and steps, the arrays."""
@@ -206,7 +212,8 @@ class Loop:
         text += ["            k = rest % table[axis]", "            rest //= table[axis]"]
         text += [f"            b{i} += k * table[{i + 1} * rank + axis]" for i in range(count + 1)]
         text += ["        for j in range(n):"]
-        places = [f"p{i}[b{i}{_along(step)}]" for i, step in enumerate(self.steps)]
+        lying = [count if i in self.inside else i for i in range(count + 1)]
+        places = [f"p{i}[b{i}{_along(step)}]" for i, step in zip(lying, self.steps, strict=True)]
         text += [f"            v{i} = {place}" for i, place in enumerate(places[:-1])]
         dtypes = [*self.inputs]
         for line in self.lines:
