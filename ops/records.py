@@ -155,7 +155,7 @@ def _loop(lines: tuple[Line, ...], inputs: list[Array], out: Array, compiling: b
     """The loop over all elements; the arrays may lie in steps."""
     types = [dtype_of(x.dtype) for x in (*inputs, out)]
     known = all(_is_exact(line) for line in lines) and not _cuts(lines, types[:-1])
-    if not known or any(t.short not in ("f32", "f64", "i32", "i64") for t in types):
+    if not known or any(t.short not in ("f32", "f64", "i32", "i64", "bool") for t in types):
         return None
     shape, *steps = merged(out.shape, *(_steps(x, out.shape) for x in (*inputs, out)))
     outer = np.array([shape[:-1], *(s[:-1] for s in steps)], np.int64)
@@ -205,7 +205,7 @@ class Loop:
         count = len(self.inputs)
         text = ["def kernel(a):", "    rows, n, rank, table = a[0], a[1], a[2], i64_at(a[3])"]
         for i, t in enumerate((*self.inputs, self.output)):
-            text.append(f"    p{i} = {t.short}_at(a[{4 + i}])")
+            text.append(f"    p{i} = {'u8' if t.short == 'bool' else t.short}_at(a[{4 + i}])")
         text += ["    for row in range(rows):", "        rest = row"]
         text += [f"        b{i} = 0" for i in range(count + 1)]
         text += ["        for axis in range(rank - 1, -1, -1):"]
@@ -214,7 +214,8 @@ class Loop:
         text += ["        for j in range(n):"]
         lying = [count if i in self.inside else i for i in range(count + 1)]
         places = [f"p{i}[b{i}{_along(step)}]" for i, step in zip(lying, self.steps, strict=True)]
-        text += [f"            v{i} = {place}" for i, place in enumerate(places[:-1])]
+        for i, t in enumerate(self.inputs):
+            text.append(f"            v{i} = {places[i]}{' != 0' * (t.short == 'bool')}")
         dtypes = [*self.inputs]
         for line in self.lines:
             text.append(f"            v{len(dtypes)} = {_value(line, dtypes)}")
