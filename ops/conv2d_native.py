@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from rainshed.ops import depthwise
+from rainshed.ops.blas import add_product
 from rainshed.ops.ir import Attrs
 from rainshed.ops.op import Bind, Call, Types
 from rainshed.ops.sweeps import Frame, Sweeps, at_once, cuts, divided, framed, grid, in_order, ready
@@ -23,8 +24,39 @@ from rainshed.ops.window import Pair, Window, lows, two_windows
 CHUNK = (
     1 << 15
 )  # numbers of the result at a time: they stay in the second cache while the products of a row are added up
+LINE = 16  # numbers of a line of the cache
+PARTS = 16  # of a product, at most
+SIDE, POSITIONS = 64, 256  # the least rows or columns of one, and the least positions
 FINER = 4  # pieces for each thread, at most
 PIECE = 1 << 25  # operations of a piece, at least, if it is not all of a thread's
+
+
+# -- windows of single positions, each for itself: plain products --------------------------------------------------------
+def _is_product(weights: tuple[int, ...], attrs: Attrs) -> bool:
+    """Whether BLAS, which packs both factors, is faster. That each position has its window, the caller knows."""
+    kh, kw, *channels = weights
+    low = lows(attrs["padding"]) if "padding" in attrs else attrs["low"]
+    single = (kh, kw) == attrs["stride"] == (1, 1) and low == (0, 0) and attrs["groups"] == 1
+    return single and min(channels) >= LINE
+
+
+def _moved(turn: bool, operands: tuple[Array, ...], pieces: int) -> list[Call]:
+    """All positions by the weights, or by their transpose."""
+    a, w, out = (operand.reshape(-1, operand.shape[-1]) for operand in operands)
+    return _multiplied(a, w.T if turn else w, out, POSITIONS, pieces)
+
+
+def _multiplied(a: Array, b: Array, out: Array, least: int, pieces: int) -> list[Call]:
+    """The result in parts, of which a piece has some: BLAS may add up in another order in another part, so the parts are the same
+    whatever the number of pieces."""
+    rows, columns = out.shape
+    calls: list[Call] = [
+        add_product(a[low:high], b, out[low:high], alpha=1.0, beta=0.0)
+        if rows >= columns
+        else add_product(a, b[:, low:high], out[:, low:high], alpha=1.0, beta=0.0)
+        for low, high in cuts(max(rows, columns), PARTS, least)
+    ]
+    return [in_order(calls[first:last]) for first, last in cuts(len(calls), pieces)]
 
 
 # -- what slides over images: rows are positions, columns are channels of the result ------------------------------------
@@ -109,6 +141,8 @@ def forward(types: Types, output: TensorType, attrs: Attrs) -> Bind | None:
         return depthwise.plan("forward", types, output, attrs)
     whole = image[0], image[1], image[2]
     _, oh, ow, _ = fixed(output.shape)
+    if _is_product((kh, kw, per_group, out), attrs) and types[0].shape[:3] == output.shape[:3]:
+        return partial(_moved, False)
     windows, groups = two_windows((kh, kw), attrs, lows(attrs["padding"])), attrs["groups"]
     height, width = windows
     wanted = height.extent(oh), width.extent(ow)
@@ -186,6 +220,8 @@ def input_gradient(types: Types, output: TensorType, attrs: Attrs) -> Bind | Non
     _, h, w, channels = fixed(output.shape)
     if depthwise.fits(attrs["groups"], channels, image[2]):
         return depthwise.plan("input", types, output, attrs)
+    if _is_product(kernel, attrs) and types[0].shape[:3] == output.shape[:3]:
+        return partial(_moved, True)
     height, width = two_windows((kernel[0], kernel[1]), attrs, attrs["low"])
     slides = [
         _gradient_slide((rows, columns), whole, kernel, (h, w), (attrs["groups"], group))
@@ -233,7 +269,14 @@ def weight_gradient(types: Types, output: TensorType, attrs: Attrs) -> Bind | No
         return None
     if depthwise.fits(attrs["groups"], fixed(types[0].shape)[3], fixed(types[1].shape)[3]):
         return depthwise.plan("weight", types, output, attrs)
+    if _is_product(fixed(output.shape), attrs) and types[0].shape[:3] == types[1].shape[:3]:
+        return _weighted
     return partial(_weigh, made, types, output, attrs)
+
+
+def _weighted(operands: tuple[Array, ...], pieces: int) -> list[Call]:
+    x, dy, out = (operand.reshape(-1, operand.shape[-1]) for operand in operands)
+    return _multiplied(x.T, dy, out, SIDE, pieces)
 
 
 def _weigh(
@@ -257,11 +300,13 @@ def _sums(types: Types, output: TensorType, attrs: Attrs, group: int) -> Sweeps:
     wanted = height.extent(oh), width.extent(ow)
     whole = image[0], image[1], image[2]
     frame = framed(whole, (group * per_group, per_group), (height.low, width.low), wanted)
+    # Positions that lie a power of two apart share places of the cache.
+    frame = replace(frame, blocks=per_group > LINE)
     many, columns = max(1, min(batch, BLOCK // (oh * ow))), out // attrs["groups"]
-    lying, a_step = frame.numbers if frame.copied else math.prod(image), width.stride * per_group
+    lying, a_step = frame.numbers if frame.copied else math.prod(image), width.stride * frame.step
     starts = grid([i * lying for i in range(many)], [i * height.stride * frame.row for i in range(oh)])
     runs, length = divided(starts, ow, a_step)
-    taps = [p * height.dilation * frame.row for p in range(kh)], [q * width.dilation * per_group for q in range(kw)]
+    taps = [p * height.dilation * frame.row for p in range(kh)], [q * width.dilation * frame.step for q in range(kw)]
     first = np.arange(0, batch, many)
     units, images = np.zeros((len(first), 8), np.int64), np.minimum(many, batch - first)
     units[:, 0], units[:, 1] = first * math.prod(image), first * oh * ow * out + group * columns
@@ -270,7 +315,7 @@ def _sums(types: Types, output: TensorType, attrs: Attrs, group: int) -> Sweeps:
     return Sweeps(
         frame=frame,
         images=many,
-        places=grid(*taps, range(per_group)),
+        places=grid(*taps, frame.apart),
         targets=np.arange(kh * kw * per_group) * out,
         runs=runs,
         length=length,

@@ -115,17 +115,21 @@ def _bound(run: ArrayKernel, sizes: tuple[int, int, int], operands: tuple[np.nda
 def _compiled(reads: tuple[str, ...], lines: tuple[Line, ...]) -> ArrayKernel:
     source = _source(reads, lines)
     form = (*("f32" for _ in reads), "f32", ints(2), ints(4))
-    return array_kernel("sum_loop", form, source, lambda: made(source))
+    return array_kernel("sum_loop", form, source, lambda: made(source, u64=np.uint64))
 
 
 def _source(reads: tuple[str, ...], lines: tuple[Line, ...]) -> str:
-    """kernel(x0, ..., out, (rows, columns), (first and last of many, first and last column))."""
+    """kernel(x0, ..., out, (rows, columns), (first and last of many, first and last column)).
+
+    Indices are unsigned: with others, an array could be read from its end, and LLVM makes no vectors of that.
+    """
     names = "".join(f"x{i}, " for i in range(len(reads)))
-    text = [f"def kernel({names}out, n, span):", "    rows, columns = n", "    first, last, low, high = span"]
+    text = [f"def kernel({names}out, n, span):", "    rows, columns = u64(n[0]), u64(n[1])"]
+    text += ["    first, last, low, high = u64(span[0]), u64(span[1]), u64(span[2]), u64(span[3])"]
     text += ["    for b in range(first, last):", "        to = b * columns", "        for j in range(low, high):"]
-    text += ["            out[to + j] = 0", f"        whole = rows // {ROWS} * {ROWS}"]
-    for begin, end, many in ((0, "whole", ROWS), ("whole", "rows", 1)):
-        text += [f"        for i in range({begin}, {end}, {many}):", "            at = (b * rows + i) * columns"]
+    text += ["            out[to + j] = 0", f"        whole = rows // u64({ROWS}) * u64({ROWS})"]
+    for begin, end, many in (("u64(0)", "whole", ROWS), ("whole", "rows", 1)):
+        text += [f"        for i in range({begin}, {end}, u64({many})):", "            at = (b * rows + i) * columns"]
         text += ["            for j in range(low, high):"]
         for row in range(many):
             text += _lines(reads, lines, row)
@@ -136,7 +140,7 @@ def _source(reads: tuple[str, ...], lines: tuple[Line, ...]) -> str:
 
 def _lines(reads: tuple[str, ...], lines: tuple[Line, ...], row: int) -> list[str]:
     """t{row} = what is added of one row."""
-    pad, place = " " * 16, f"at + {row} * columns + j"
+    pad, place = " " * 16, f"at + u64({row}) * columns + j"
     text = [f"{pad}v{i} = x{i}[{ {'whole': place, 'row': 'j', 'number': '0'}[read] }]" for i, read in enumerate(reads)]
     dtypes: list[DType] = [float32] * len(reads)
     for line in lines:

@@ -7,6 +7,7 @@ A loop is compiled once per body and pattern of shapes; its machine code is kept
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -15,7 +16,7 @@ from rainshed.ops.array_kernel import ArrayKernel, array_kernel, ints
 from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.op import Call, Op
-from rainshed.ops.scalar import STEPS, Loop, loop_of, made
+from rainshed.ops.scalar import ONE, OUT, STEPS, Loop, loop_of, made
 from rainshed.ops.types import TensorType, dtype_of
 
 HEADER = "for i in range(n):"
@@ -45,8 +46,16 @@ def native_call(body: str, *operands: np.ndarray) -> Callable[[], object]:
     loop, numbers = loop_of(types[:-1], types[-1], lines_of(body))
     if not out.size:
         return lambda: None
+    # Read from there, LLVM sees that no other element of it is written before it is read, and makes vectors.
+    inside = [read == ONE and is_same_place(x, out) for read, x in zip(loop.reads, inputs, strict=True)]
+    loop = replace(loop, reads=tuple(OUT if i else read for i, read in zip(inside, loop.reads, strict=True)))
     kernel = compiled(loop, len(numbers[1]) if len(numbers) > 1 else 0)
     return kernel.bind(*(x.reshape(-1) for x in inputs), out.reshape(-1), *numbers)
+
+
+def is_same_place(x: np.ndarray, out: np.ndarray) -> bool:
+    """Whether an input is the array that is written."""
+    return x.size == out.size and x.dtype == out.dtype and x.ctypes.data == out.ctypes.data
 
 
 @lru_cache(maxsize=4096)

@@ -19,6 +19,7 @@ import numpy as np
 from rainshed.ops.array_kernel import Bound, run_bound
 from rainshed.ops.bf16_cast import converter, is_short_cast
 from rainshed.ops.blas import Array, routine
+from rainshed.ops.blas import Bound as BlasCall
 from rainshed.ops.broadcast import broadcast_to, sum_to
 from rainshed.ops.code_cache import Code, digest_of, is_cached, kernel_code
 from rainshed.ops.cuda import merged
@@ -27,6 +28,7 @@ from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.layout import concat_op, permute_dims
 from rainshed.ops.matmul import matmul, matrix_transpose
+from rainshed.ops.native import is_same_place
 from rainshed.ops.op import Call, Op
 from rainshed.ops.packed import pack, pack_code, pack_numbers, packed_code, packed_product, product_numbers
 from rainshed.ops.product import matmul_call, product, product_call
@@ -116,6 +118,8 @@ def _compiled_calls(call: Call) -> Records | None:
         return (_record_of(call.bound()),)
     if isinstance(call, partial) and call.func is run_bound:
         return (_record_of(call.args[2]),)
+    if isinstance(call, BlasCall):
+        return _multiplied(call, call.kept)
     if isinstance(call, partial) and call.func is do_all:
         return _all(*(_compiled_calls(one) for one in call.args[0]))
     return None
@@ -151,11 +155,12 @@ def _loop(lines: tuple[Line, ...], inputs: list[Array], out: Array, compiling: b
     """The loop over all elements; the arrays may lie in steps."""
     types = [dtype_of(x.dtype) for x in (*inputs, out)]
     known = all(is_exact(line) for line in lines) and not cuts_floats(lines, types[:-1])
-    if not known or any(t.short not in ("f32", "f64", "i32", "i64") for t in types):
+    if not known or any(t.short not in ("f32", "f64", "i32", "i64", "bool") for t in types):
         return None
     shape, *steps = merged(out.shape, *(_steps(x, out.shape) for x in (*inputs, out)))
     outer = np.array([shape[:-1], *(s[:-1] for s in steps)], np.int64)
-    loop = Loop(tuple(types[:-1]), types[-1], tuple(s[-1] for s in steps), lines)
+    inside = tuple(i for i, x in enumerate(inputs) if is_same_place(x, out) and steps[i] == steps[-1])
+    loop = Loop(tuple(types[:-1]), types[-1], tuple(s[-1] for s in steps), lines, inside)
     if not compiling and not is_cached(LOOP, _built_from(loop)):
         return None
     function = _compiled(loop)
@@ -184,27 +189,33 @@ def cuts_floats(lines: tuple[Line, ...], inputs: list[DType]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """What a loop's source depends on; `steps`: of each input, and of the output, along the innermost axis."""
+    """What a loop's source depends on; `steps`: of each input, and of the output, along the innermost axis.
+
+    inside  the inputs that lie where the output does, and are read from there (see `ops/native.py`)
+    """
 
     inputs: tuple[DType, ...]
     output: DType
     steps: tuple[int, ...]
     lines: tuple[Line, ...]
+    inside: tuple[int, ...] = ()
 
     def source(self) -> str:
         """Arguments: how many rows, elements of a row, axes of rows, their shape and steps, the arrays."""
         count = len(self.inputs)
         text = ["def kernel(a):", "    rows, n, rank, table = a[0], a[1], a[2], i64_at(a[3])"]
         for i, t in enumerate((*self.inputs, self.output)):
-            text.append(f"    p{i} = {t.short}_at(a[{4 + i}])")
+            text.append(f"    p{i} = {'u8' if t.short == 'bool' else t.short}_at(a[{4 + i}])")
         text += ["    for row in range(rows):", "        rest = row"]
         text += [f"        b{i} = 0" for i in range(count + 1)]
         text += ["        for axis in range(rank - 1, -1, -1):"]
         text += ["            k = rest % table[axis]", "            rest //= table[axis]"]
         text += [f"            b{i} += k * table[{i + 1} * rank + axis]" for i in range(count + 1)]
         text += ["        for j in range(n):"]
-        places = [f"p{i}[b{i}{_along(step)}]" for i, step in enumerate(self.steps)]
-        text += [f"            v{i} = {place}" for i, place in enumerate(places[:-1])]
+        lying = [count if i in self.inside else i for i in range(count + 1)]
+        places = [f"p{i}[b{i}{_along(step)}]" for i, step in zip(lying, self.steps, strict=True)]
+        for i, t in enumerate(self.inputs):
+            text.append(f"            v{i} = {places[i]}{' != 0' * (t.short == 'bool')}")
         dtypes = [*self.inputs]
         for line in self.lines:
             text.append(f"            v{len(dtypes)} = {value_text(line, dtypes)}")

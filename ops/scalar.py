@@ -20,7 +20,8 @@ from rainshed.ops.types import DTYPES, DType, Shape, TensorType, bfloat16, bool_
 
 TO_INT = frozenset({"floor", "ceil", "trunc", "round"})  # give a Python int
 TYPES = {d.short: getattr(np, d.name if d is not bool_ else "bool_") for d in DTYPES if d is not bfloat16}
-ONE, ALONE, STEPS = "one", "alone", "steps"  # how an input is read: element i; its only element; by steps
+# How an input is read: element i; its only element; by steps; element i of the output, which lies in its place.
+ONE, ALONE, STEPS, OUT = "one", "alone", "steps", "out"
 FIRST = "first"  # a reduction begins with its first element: only where an element may count twice
 BLOCK_FROM = 64  # elements in a sum from which a block of threads makes it, not one thread
 
@@ -98,7 +99,8 @@ class Loop:
             text += ["        for axis in range(len(shape) - 1, -1, -1):", "            k = rest % shape[axis]"]
             text += ["            rest //= shape[axis]", *(f"            j{i} += k * s{i}[axis]" for i in strided)]
         for i, read in enumerate(self.reads):
-            text.append(f"        v{i} = x{i}[{ {ONE: 'i', ALONE: '0', STEPS: f'j{i}'}[read] }]")
+            place = {ONE: f"x{i}[i]", ALONE: f"x{i}[0]", STEPS: f"x{i}[j{i}]", OUT: "out[i]"}[read]
+            text.append(f"        v{i} = {place}")
         dtypes = [*self.inputs]
         for line in self.lines:
             own, names = tuple(dtypes[a] for a in line.args), tuple(f"v{a}" for a in line.args)

@@ -16,7 +16,7 @@ import numpy as np
 from rainshed.ops.array_kernel import ArrayKernel, Bound
 from rainshed.ops.op import Call, Types
 from rainshed.ops.types import TensorType
-from rainshed.ops.vector import BLOCK, Array, Products, products
+from rainshed.ops.vector import BESIDE, BLOCK, Array, Products, products
 from rainshed.ops.window import Pair
 
 LEAST_RUN = 32  # shorter parts of a run would cost more than they save
@@ -27,25 +27,38 @@ class Frame:
     """Images as the products see them: a group of their channels, moved by (top, left) into a frame of rows x columns.
 
     copied  whether they must be copied there; else the frame is the image itself
+    blocks  whether BESIDE channels of all positions lie in one piece, and then the next: else all channels of a position
     """
 
     image: tuple[int, int, int]  # height, width, channels
     channels: tuple[int, int]  # first, and how many
     place: Pair
     size: Pair
+    blocks: bool = False
 
     @property
     def copied(self) -> bool:
         height, width, channels = self.image
-        return self.place != (0, 0) or self.size != (height, width) or self.channels != (0, channels)
+        return self.blocks or self.place != (0, 0) or self.size != (height, width) or self.channels != (0, channels)
+
+    @property
+    def step(self) -> int:
+        """Numbers from a position to the next."""
+        return BESIDE if self.blocks else self.channels[1]
 
     @property
     def row(self) -> int:
-        return self.size[1] * self.channels[1]
+        return self.size[1] * self.step
+
+    @property
+    def apart(self) -> Array:
+        """Where the channels of a position lie, from its first."""
+        each = np.arange(self.channels[1])
+        return each // BESIDE * self.size[0] * self.row + each % BESIDE if self.blocks else each
 
     @property
     def numbers(self) -> int:
-        return self.size[0] * self.row
+        return self.size[0] * self.row * (-(-self.channels[1] // BESIDE) if self.blocks else 1)
 
 
 def framed(image: tuple[int, int, int], channels: tuple[int, int], place: Pair, wanted: Pair) -> Frame:
@@ -90,7 +103,9 @@ class Sweeps:
     def prepared(self, made: Products) -> Callable[[Array, Array, Array], Sweep]:
         """The compiled loop with these tables: for a, b and out, its call."""
         panel, seen, reads = 2 * made.shape.width, self.frame, self.packs == "never"
-        geometry = (*seen.image, *seen.channels, *seen.place, *seen.size) if seen is not None else (0,) * 9
+        geometry = (0,) * 10
+        if seen is not None:
+            geometry = (*seen.image, *seen.channels, *seen.place, *seen.size, int(seen.blocks))
         b_step = int(self.weights[1] - self.weights[0]) if reads and len(self.weights) > 1 else panel
         n = (
             self.length,

@@ -25,6 +25,7 @@ from rainshed.ops.code_cache import can_compile, cpu, digest_of
 from rainshed.ops.launch import bound
 
 Array = np.ndarray[Any, Any]
+BESIDE = 8  # channels of a position that lie side by side in a frame of blocks
 BLOCK = 256  # products of a row at a time: so many rows of b, one panel wide, stay in the first cache
 
 
@@ -129,13 +130,12 @@ class _Tiles:
         along = self.tools.alloca_once(builder, self.index)
         builder.store(self._floats(b), from_b)
         with self.tools.for_range(builder, n_runs) as run:
-            starts = [builder.gep(row, [self._entry(runs, run.index)]) for row in rows]
-            builder.store(self._int(0), along)
+            builder.store(self._entry(runs, run.index), along)
             with self.tools.for_range(builder, length):
                 step, here = builder.load(along), builder.load(from_b)
                 columns = [builder.load(self._vector_at(here, v), align=4) for v in range(self.vectors)]
                 for r in range(self.height):
-                    left = self._spread(builder.load(builder.gep(starts[r], [step]), align=4))
+                    left = self._spread(builder.load(builder.gep(rows[r], [step]), align=4))
                     for v in range(self.vectors):
                         total = builder.call(self.multiply_add, [left, columns[v], builder.load(sums[r, v])])
                         builder.store(total, sums[r, v])
@@ -226,9 +226,25 @@ WIDTH = 0  # of a vector
 
 def _pad(x, n, many, out):  # type: ignore[no-untyped-def]
     """Copy `many` images from address x into `out`, moved down and right by (top, left), cropped; the rest of out stays."""
-    height, width, channels, from_channel, some, top, left, rows, columns = n
+    height, width, channels, from_channel, some, top, left, rows, columns, blocks = n
     first = max(0, -left)
     wanted = min(width, columns - left) - first
+    if blocks:
+        across, edge = (some + BESIDE - 1) // BESIDE, some // BESIDE * BESIDE
+        for i in range(many * height):
+            row = i % height + top
+            if 0 <= row < rows:
+                source = x + 4 * ((i * width + first) * channels + from_channel)
+                target = out + 4 * BESIDE * ((i // height * across * rows + row) * columns + first + left)
+                for c in range(0, some, BESIDE):
+                    to, begin = target + 4 * c * rows * columns, source + 4 * c
+                    if c < edge:
+                        for j in range(wanted):
+                            move(to + 4 * j * BESIDE, begin + 4 * j * channels, BESIDE)
+                    else:
+                        for j in range(wanted):
+                            move(to + 4 * j * BESIDE, begin + 4 * j * channels, some - edge)
+        return
     parts, length = (1, wanted * some) if some == channels else (wanted, some)
     for i in range(many * height):
         row = i % height + top
@@ -297,7 +313,7 @@ def _products(a, b, out, n, geometry, tables, units, packed, frame):  # type: ig
 
 
 # -- compiled ---------------------------------------------------------------------------------------------------------
-FORM = ("f32", "f32", "f32", ints(8), ints(9), ("i64",) * 4, INTS_2D, "f32", "f32")  # of the arguments of _products
+FORM = ("f32", "f32", "f32", ints(8), ints(10), ("i64",) * 4, INTS_2D, "f32", "f32")  # of the arguments of _products
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +340,7 @@ def _bound_products(shape: Shape) -> Any:
         "wide": band_intrinsic(shape.wide, 2, shape.width),
         "narrow": band_intrinsic(shape.narrow, 1, shape.width),
         "WIDTH": shape.width,
+        "BESIDE": BESIDE,
     }
     always = import_module("numba").njit(inline="always", nogil=True, error_model="numpy")
     for function in (_pad, _pack):

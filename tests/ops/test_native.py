@@ -5,10 +5,12 @@ import pytest
 from laws import boolean, f32, f64, i64
 
 from rainshed.ops import CATALOGUE as C
+from rainshed.ops.code_cache import callable_at
 from rainshed.ops.elementwise import ROWS
 from rainshed.ops.fused import fused
 from rainshed.ops.ir import Graph
 from rainshed.ops.native import native_call
+from rainshed.ops.records import records_of
 from rainshed.ops.source import input as input_node
 from rainshed.ops.text import graph_text
 
@@ -75,3 +77,22 @@ def test_without_a_place_on_disk_it_is_compiled_all_the_same(own_cache, monkeypa
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     check(lambda x: x * 4.25 - 0.125, f32(7))
+
+
+def test_the_result_in_the_place_of_an_input():
+    """Bit for bit what it is elsewhere, by each of the two ways to machine code; also where the input is read twice."""
+    arrays = [f32(5, 9), f32(5, 9), f32(9), f32()]
+    leaves = [input_node(f"x{i}", a.shape, a.dtype) for i, a in enumerate(arrays)]
+    x, y, row, one = leaves
+    body = graph_text(Graph({"y": (x - y / (C["sqrt"](C["abs"](x)) + one)) * row}))
+    want = np.empty((5, 9), np.float32)
+    native_call(body, *arrays, want)()
+    for place in (0, 1):
+        for by_record in (False, True):
+            here = [a.copy() for a in arrays]
+            if by_record:
+                for record in records_of(fused, {"body": body}, here, here[place]) or ():
+                    callable_at(record.function.address, 1)(record.numbers.ctypes.data)
+            else:
+                native_call(body, *here, here[place])()
+            np.testing.assert_array_equal(here[place], want)

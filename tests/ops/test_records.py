@@ -95,6 +95,16 @@ def test_whole_numbers():
     loop(lambda a, b: C["where"](a < b, a * b, a - b), i64(5, 3), i64(3))
 
 
+def test_truth_values():
+    """A mask that is read, one that is written, and one that is both, as for dropout."""
+    mask, other = f32(len(EDGES)) > 0, EDGES > 0
+    loop(lambda m, a, b: C["where"](m, a, a * 0.0) * C["step_positive"](b) * 1.25, mask, EDGES, EDGES[::-1].copy())
+    loop(lambda a, b: a <= b, EDGES, EDGES[::-1].copy())
+    loop(lambda m, n: C["logical_and"](C["logical_not"](m), n), mask, other)
+    loop(lambda m: C["astype"](m, dtype="float32"), mask)
+    check(C["permute_dims"], [f32(3, 4) > 0], axes=(1, 0))
+
+
 REDUCTIONS = pytest.mark.parametrize(
     "op, arrays, attrs",
     (
