@@ -82,7 +82,7 @@ class Executor:
         self._ran = 0
         step_s = sum(i.seconds for i in program.instructions if isinstance(i, Run))
         self._compile_at = min(self._options.compile_at, 1 + int(COMPILE_AFTER_S / max(step_s, 1e-9)))
-        self._native = self._options.kernels == "native" and self._recorder is None and can_compile()
+        self._native = self._options.kernels == "native" and can_compile()
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._exchange = Exchange(self._loaded, peers, self._wake, Events(self._go_on, self.abort), self._recorder)
@@ -110,8 +110,8 @@ class Executor:
     # -- loading ----
 
     def _join(self, *, compiling: bool) -> None:
-        """Join small kernels, between two steps. What is traced stays apart."""
-        self._loaded.join(compiling=compiling)
+        """Join small kernels, between two steps. What is traced goes through machine code, too, each kernel by itself."""
+        self._loaded.join(compiling=compiling, apart=self._recorder is not None)
         with self._lock:
             self._dispatcher.group([segment.members for segment in self._loaded.segments])
 

@@ -51,7 +51,7 @@ class Wish:
     threads    of the machine
     cut        instructions that are done in pieces, one for each thread
     compiling  whether loops are compiled that the cache on disk does not have
-    apart      whether each instruction is a segment by itself, to be measured
+    apart      whether each instruction is a segment by itself, to be measured or traced
     """
 
     threads: int
@@ -115,7 +115,8 @@ def _native_s(instruction: Instruction) -> float:
 
 def _segment(group: list[tuple[int, Chains]], program: Program, kernels: Kernels, wish: Wish) -> Segment:
     shared_s = sum(_native_s(program.instructions[i]) for i, chains in group if len(chains) > 1)
-    shared = wish.threads > 1 and shared_s > SHARED_S
+    enough = group[0][0] in wish.cut if wish.apart else shared_s > SHARED_S
+    shared = wish.threads > 1 and shared_s > 0 and enough
     call = _Call(group, kernels)
     return Segment(tuple(i for i, _ in group), wish.threads if shared else 1, call.records, call.begin, call)
 
