@@ -23,7 +23,6 @@ from rainshed.runtime.kernels import Kernels
 LONGEST_S: Final = 2e-3
 SHARED_S: Final = 500e-6  # predicted, of what comes in pieces: less is over before another thread has been of use
 CUT_S: Final = 5e-6  # the least that is worth a piece of its own in a segment
-CUT: Final = ("elementwise", "reduction", "layout")  # work whose pieces have the same bits, however many they are
 
 Chains = tuple[Records, ...]  # what may run at once
 
@@ -103,8 +102,8 @@ def _chains(i: int, instruction: Run | Assign, kernels: Kernels, wish: Wish) -> 
     """What does an instruction; None where only Python can."""
     parts = wish.threads
     if i not in wish.cut:
-        seconds = _native_s(instruction) if kernels.work(i) in CUT else 0.0
-        parts = min(parts, 1 + int(seconds / CUT_S))
+        parts = min(parts, 1 + int(_native_s(instruction) / CUT_S))
+        parts = parts if kernels.same_bits(i, parts) else 1
     return kernels.chains(i, parts, compiling=wish.compiling)
 
 

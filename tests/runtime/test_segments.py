@@ -234,3 +234,21 @@ def test_convolutions_within_a_segment_have_the_same_bits_by_any_number_of_threa
             assert (len(members) if "recorder" in options else len(members[0])) > 20
             assert len(members) == 1 or "recorder" in options
     assert found[0][2] < found[0][0] and all(losses == found[0] for losses in found)
+
+
+def test_a_product_of_stacked_matrices_is_cut_between_them_and_keeps_its_bits():
+    q, k, w = input("q", (4, 64, 32)), input("k", (4, 32, 48)), input("w", (48, 24))
+    program = compile(Graph({"y": q @ k @ w}), Cluster.local(1, cores=1)).programs[0]
+    random = np.random.default_rng(0)
+    fed = {x.name: random.standard_normal(x.shape, np.float32) for x in (q, k, w)}
+    found = []
+    for threads in (1, 2, 4):
+        with Executor(program, ops=C, options=Options(threads=threads, compile_at=0)) as executor:
+            found.append(executor.run(0, fed)["y", ((0, 4), (0, 64), (0, 24))])
+            (segment,), kernels = executor._loaded.segments, executor._loaded.kernels
+            products = segment.members
+            assert [kernels.same_bits(i, 4) for i in products] == [True, False]  # the rows of all by w are one product
+            assert not kernels.same_bits(products[0], 5)
+            assert len(kernels.chains(products[0], threads, compiling=False)) == threads
+    for value in found[1:]:
+        np.testing.assert_array_equal(value, found[0])
