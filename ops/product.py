@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from rainshed.ops.access import WHOLE, Access, Axis, Reach
 from rainshed.ops.bf16_product import add_short_product
@@ -26,6 +27,7 @@ from rainshed.ops.ir import Attrs, Node
 from rainshed.ops.op import FACTORS, Cost, Op, Types, op
 from rainshed.ops.types import Shape, TensorType, Type, bfloat16, broadcast, fixed, sum_type
 
+Pair = tuple[Array, Array]
 PLAIN: Attrs = MappingProxyType({"turn_a": False, "turn_b": False, "summed": 0, "alpha": 1.0})
 FEW = 64  # matrices of a batch, one call of BLAS each
 DEEP = 256  # shared axes shorter than this are laid one after the other, up to about so much of them, and multiplied at once
@@ -140,14 +142,16 @@ def product_call(attrs: Attrs, *operands: Array) -> partial[Any]:
     if len(pairs) > 2 and all(a.shape[-1] < DEEP for a, _ in pairs):
         calls += _side_by_side(pairs, attrs, out, beta)
     else:
-        calls += _matrices(pairs, out, attrs["summed"], attrs["alpha"], beta)
+        pairs, out, summed = _larger(pairs, out, attrs["summed"])
+        calls += _matrices(pairs, out, summed, attrs["alpha"], beta)
     return calls[0] if len(calls) == 1 else partial(_each, tuple(calls))
 
 
 def matmul_call(a: Array, b: Array, out: Array) -> partial[Any] | None:
     """The same for a plain product; None where NumPy does it as well: other types, none or many matrices."""
-    few = math.prod(out.shape[:-2]) <= FEW
-    if not few or out.dtype not in LETTERS or not (a.size and b.size):
+    if out.dtype not in LETTERS or not (a.size and b.size):
+        return None
+    if math.prod(_larger([(a, b)], out, 0)[1].shape[:-2]) > FEW:
         return None
     if not (a.dtype == b.dtype == out.dtype) and not (_is_short(a) and _is_short(b)):
         return None
@@ -161,6 +165,44 @@ def _is_short(x: Array) -> bool:
 def _each(calls: tuple[partial[Any], ...]) -> None:
     for call in calls:
         call()
+
+
+def _larger(pairs: list[Pair], out: Array, summed: int) -> tuple[list[Pair], Array, int]:
+    """The same as fewer and larger matrices, where they lie so: BLAS packs what it reads anew in each of its calls.
+
+    A batch axis that no b has becomes rows of a; one that is added up becomes part of the shared axis.
+    """
+    batch = max(x.ndim - 2 for pair in pairs for x in pair)
+    while batch:
+        if summed == batch:
+            axes = [(x, axis) for a, b in pairs for x, axis in ((a, -1), (b, -2))]
+        elif all(b.ndim == 2 for _, b in pairs):
+            axes = [*((a, -2) for a, _ in pairs), (out, -2)]
+        else:
+            break
+        many = {x.shape[-3] if x.ndim == batch + 2 else 0 for x, _ in axes}
+        merged = [_merged(x, axis) for x, axis in axes] if len(many) == 1 else []
+        found = [x for x in merged if x is not None]
+        if len(found) < len(axes):
+            break
+        if summed == batch:
+            pairs, summed = list(zip(found[::2], found[1::2], strict=True)), batch - 1
+        else:
+            pairs, out = [(a, b) for a, (_, b) in zip(found[:-1], pairs, strict=True)], found[-1]
+        batch -= 1
+    return pairs, out, summed
+
+
+def _merged(x: Array, axis: int) -> Array | None:
+    """A view whose `axis` is also the last axis before the matrices; None where its elements do not lie in equal steps."""
+    many, own = x.shape[-3], x.shape[axis]
+    step = x.strides[axis] if own > 1 else x.strides[-3]
+    if many > 1 and x.strides[-3] != own * step:
+        return None
+    shape, steps = list(x.shape), list(x.strides)
+    shape[axis], steps[axis] = many * own, step
+    del shape[-3], steps[-3]
+    return as_strided(x, shape, steps)
 
 
 def _matrices(

@@ -18,23 +18,21 @@ from typing import Any, Final
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from rainshed.compiler.plan import Instruction, Program, Recv, Run, Send
+from rainshed.compiler.plan import Program, Run
 from rainshed.ops.access import Box
 from rainshed.ops.code_cache import can_compile
-from rainshed.ops.errors import ProtocolError, RainshedError, StallError, UsageError
+from rainshed.ops.errors import RainshedError, UsageError
 from rainshed.ops.op import Op
 from rainshed.runtime.buffers import Array
 from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.dispatch import Dispatcher
+from rainshed.runtime.exchange import Events, Exchange
 from rainshed.runtime.fed import Feeds
 from rainshed.runtime.initial import Told, untold
-from rainshed.runtime.kernels import POLICIES, Call, text_of, type_of
+from rainshed.runtime.kernels import POLICIES, Call
 from rainshed.runtime.loaded import Loaded, PartKey
-from rainshed.runtime.messages import Finished, Value
 from rainshed.runtime.peers import Peers
-from rainshed.runtime.rendezvous import Rendezvous, Then, Where
-from rainshed.runtime.trace import RECV, RUN, SEND, WAIT, Recorder
-from rainshed.runtime.wire import array_buffer
+from rainshed.runtime.trace import RUN, WAIT, Recorder
 
 # Steps without machine code that must be compiled first, and their predicted seconds: a short run does not wait for a compiler.
 COMPILE_AT: Final = 10
@@ -79,16 +77,15 @@ class Executor:
         self.machine = program.machine
         self._options = options or Options()
         self._recorder = self._options.recorder
-        self._rendezvous = Rendezvous(program)
         self._loaded = Loaded(program, ops, self._options.kernels, self._options.threads)
         self._dispatcher = Dispatcher(program)
         self._ran = 0
         step_s = sum(i.seconds for i in program.instructions if isinstance(i, Run))
         self._compile_at = min(self._options.compile_at, 1 + int(COMPILE_AFTER_S / max(step_s, 1e-9)))
-        self._native = self._options.kernels == "native" and self._recorder is None and can_compile()
-        self._peers = self._checked_peers(peers)
+        self._native = self._options.kernels == "native" and can_compile()
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
+        self._exchange = Exchange(self._loaded, peers, self._wake, Events(self._go_on, self.abort), self._recorder)
         if self._native and not self._options.compile_at:
             self._join(compiling=True)
         self._ready: list[int] = []  # heap of ranks
@@ -96,42 +93,27 @@ class Executor:
         self._idle = self._running = 0
         self._progress = (-1, 0.0)  # how much was left to do, and since when
         self._label = 0  # the caller's number of the step
-        self._counted = (
-            0  # the peers' number of it, which traces tell: alike on all machines, and known of early arrivals
-        )
+        self._counted = 0  # the peers' number of it, which traces tell
         self._stepping = self._closed = False
         self._error: RainshedError | None = None
         self.failed_at = ""  # the machine where the error arose
-        self._finished_by = dict.fromkeys(self._runaways, -1)
-        self._started_ns: dict[tuple[int, int], int] = {}  # arrivals that are traced
-        self._landings: dict[tuple[int, Where], memoryview] = {}  # where payloads have gone, by transfer
         limit = self._options.blas_threads
         self._blas = None if limit is None else threadpool_limits(limit, "blas")
         self._helpers = [
             threading.Thread(target=self._help, name=f"rainshed {self.machine} {i}", daemon=True)
             for i in range(1, self._options.threads)
         ]
-        if self._peers is not None:
-            self._peers.attach(self)
+        self._exchange.attach()
         for thread in self._helpers:
             thread.start()
 
     # -- loading ----
 
     def _join(self, *, compiling: bool) -> None:
-        """Join small kernels, between two steps. What is traced stays apart."""
-        self._loaded.join(compiling=compiling)
+        """Join small kernels, between two steps. What is traced goes through machine code, too, each kernel by itself."""
+        self._loaded.join(compiling=compiling, apart=self._recorder is not None)
         with self._lock:
             self._dispatcher.group([segment.members for segment in self._loaded.segments])
-
-    def _checked_peers(self, peers: Peers | None) -> Peers | None:
-        talks = [i for i in self.program.instructions if isinstance(i, Send | Recv)]
-        if peers is None and talks:
-            raise UsageError(f"the program of {self.machine} exchanges values: it needs peers")
-        # Those that this machine sends to and hears nothing from: they must say when they have caught up.
-        self._runaways = () if peers is None else tuple(sorted(peers.neighbours.targets - peers.neighbours.sources))
-        self._followers = () if peers is None else tuple(sorted(peers.neighbours.sources - peers.neighbours.targets))
-        return peers
 
     # -- variables ----
 
@@ -170,7 +152,7 @@ class Executor:
         if self._native and self._ran and self._ran in (1, self._compile_at):
             self._join(compiling=self._ran >= self._compile_at)  # the first step waits for nothing
         self._ran += 1
-        self._label, self._counted = step, self._rendezvous.step
+        self._label, self._counted = step, self._exchange.step
         self._stepping = True
         try:
             self._feed(step, feeds)
@@ -194,7 +176,7 @@ class Executor:
         try:
             self._loaded.feed(step, feeds)
         except BaseException as error:
-            if self._peers is not None and self._peers.neighbours.all:
+            if self._exchange.has_neighbours:
                 self._stop(error)
             raise
 
@@ -203,8 +185,7 @@ class Executor:
         what = f"step {self._label} of {self.machine} was interrupted by {type(error).__name__}"
         ours = error if isinstance(error, RainshedError) else RainshedError(what)
         self.abort(ours)
-        if self._peers is not None:
-            self._peers.tell_failed(ours, who=self.failed_at)
+        self._exchange.tell_failed(ours, who=self.failed_at)
 
     def check_feeds(self, feeds: Feeds) -> None:
         """Raises DataError unless the arrays of `feeds` are what this machine reads; functions are not called."""
@@ -221,33 +202,20 @@ class Executor:
 
     def _start(self) -> None:
         with self._lock:
-            self._wait_for_followers()
+            self._exchange.wait_for_followers(self._options.timeouts.step_s, lambda: self._error)
+            if self._error is not None:
+                raise self._error
             ready, ranks = self._ready, self._dispatcher.ranks
             ready[:] = [ranks[i] for i in self._dispatcher.start()]
             heapify(ready)
             self._progress = (-1, 0.0)
 
-    def _wait_for_followers(self) -> None:
-        """A machine that only sends may be one step ahead of those that it sends to."""
-        due = self._rendezvous.step - 2
-        limit_s = self._options.timeouts.step_s
-        slow = [name for name, step in self._finished_by.items() if step < due]
-        if slow and not self._wake.wait_for(lambda: self._error or min(self._finished_by.values()) >= due, limit_s):
-            raise StallError(
-                f"{self.machine} waited {limit_s:.3g} s for {slow[0]} to end step {due}, to go on with {due + 2}"
-            )
-        if self._error is not None:
-            raise self._error
-
     def _end(self) -> None:
         with self._lock:
             if self._error is not None:
                 raise self._error
-            step = self._rendezvous.step
-            self._rendezvous.finish()
-        for name in self._followers:
-            assert self._peers is not None
-            self._peers.say(name, Finished(step))
+            tell_followers = self._exchange.finish()
+        tell_followers()
 
     # -- the threads ----
 
@@ -312,7 +280,7 @@ class Executor:
         started_ns = _now_ns() if recorder is not None else 0
         try:
             if call is None:
-                return self._transfer(i)
+                return self._exchange.transfer(i)
             call()
         except Exception as error:
             self.abort(self._error_of(i, error))
@@ -336,10 +304,12 @@ class Executor:
                 self._progress = (left, now)
             limit_s = self._options.timeouts.step_s
             timeout_s = self._progress[1] + limit_s - now
-            if timeout_s <= 0 and self._peers is not None and self._peers.sending and not self._dispatcher.waiting():
+            if timeout_s <= 0 and self._exchange.sending and not self._dispatcher.waiting():
                 timeout_s = limit_s  # a large value is on its way, and has a deadline of its own
             elif timeout_s <= 0:
-                self._error, self.failed_at = self._stall(now - self._progress[1]), self.machine
+                waited_s = now - self._progress[1]
+                self._error = self._exchange.stall(self._dispatcher.waiting(), waited_s, self._label)
+                self.failed_at = self.machine
                 self._wake.notify_all()
                 return
         started_ns = _now_ns() if main and self._recorder is not None else 0
@@ -349,103 +319,10 @@ class Executor:
         if main and self._recorder is not None:
             self._recorder.add(WAIT, 0, started_ns, _now_ns(), self._counted)
 
-    def _stall(self, waited_s: float) -> StallError:
-        waiting = self._dispatcher.waiting()
-        if not waiting or self._peers is None:
-            return StallError(
-                f"{self.machine} waited {waited_s:.1f} s and nothing is due; step {self._label} is stopped"
-            )
-        first = waiting[0]
-        value = self.program.values[first.value]
-        named = f"{value.of}{text_of(value.box)} " if value.of else ""
-        heard_s = self._peers.last_heard_s(first.source)
-        others = ", ".join(f"{r.key} from {r.source}" for r in waiting[1:6])
-        return StallError(
-            f"{self.machine} waited {waited_s:.1f} s for {named}{type_of(value)} ({value.nbytes} bytes) from "
-            f"{first.source}, last heard {heard_s:.1f} s ago; step {self._label} is stopped",
-            also_due=others + (", ..." if len(waiting) > 6 else "") or None,
-        )
-
-    # -- values that leave ----
-
-    def _transfer(self, i: int) -> bool:
-        """Do a send, or let a receive take its place; whether it is done already."""
-        instruction = self.program.instructions[i]
-        return self._send(i, instruction) if isinstance(instruction, Send) else self._post(instruction)
-
-    def _send(self, i: int, send: Send) -> bool:
-        recorder = self._recorder
-        assert self._peers is not None  # checked when the program was loaded
-        started_ns = _now_ns()
-        message, label = Value(self._rendezvous.step, send.key), self._counted
-
-        def sent(error: RainshedError | None) -> None:
-            if recorder is not None:
-                recorder.add(SEND, send.key, started_ns, _now_ns(), label)
-            if error is not None:
-                self.abort(error)
-            else:
-                self._complete(i)
-
-        if not self._peers.send(send.to, message, self._loaded.payloads[i], sent):
-            return False
-        if recorder is not None:
-            recorder.add(SEND, send.key, started_ns, _now_ns(), label)
-        return True
-
-    # -- values that arrive: the Receiver of the peers ----
-
-    def _post(self, recv: Instruction) -> bool:
-        assert isinstance(recv, Recv)
-        with self._lock:
-            then = self._rendezvous.post(recv.key)
-        if then is not Then.COPY:
-            return False
-        self._copy_spare(recv.key, self._rendezvous.step)
-        return True
-
-    def place(self, source: str, message: Value, nbytes: int) -> memoryview:
-        """Where the payload of a value goes. Raises ProtocolError for what was not planned."""
-        with self._lock:
-            if self._closed:
-                raise ProtocolError(f"{self.machine} is closed")
-            where = self._rendezvous.place(source, message.step, message.key, nbytes)
-            if self._recorder is not None:
-                self._started_ns[message.step & 1, message.key] = _now_ns()
-            landing = self._landings.get((message.key, where))
-            if landing is None:
-                landing = self._landings[message.key, where] = self._landing(message.key, where)
-        return landing
-
-    def _landing(self, key: int, where: Where) -> memoryview:
-        value, loaded = self._loaded.arrivals[key][1], self._loaded
-        final = where is Where.FINAL
-        return array_buffer(loaded.arrays[value] if final else loaded.buffers.spare(key, value, where))
-
-    def arrived(self, source: str, message: Value) -> None:
-        """All of the payload is there."""
-        key, step = message.key, message.step
-        if self._recorder is not None:
-            self._recorder.add(RECV, key, self._started_ns.pop((step & 1, key)), _now_ns(), step)
-        with self._lock:
-            then = self._rendezvous.arrived(step, key)
-            if then is Then.DONE:
-                self._go_on(self._loaded.arrivals[key][0])
-        if then is Then.COPY:
-            self._copy_spare(key, step)
-            self._complete(self._loaded.arrivals[key][0])
-
-    def _copy_spare(self, key: int, step: int) -> None:
-        value = self._loaded.arrivals[key][1]
-        np.copyto(self._loaded.arrays[value], self._loaded.buffers.spare(key, value, Where(step & 1)))
-
-    def _complete(self, i: int) -> None:
-        """A transfer is done, on a thread that is not the pool's."""
-        with self._lock:
-            self._go_on(i)
+    # -- events that come from outside ----
 
     def _go_on(self, i: int) -> None:
-        """The same, under the lock."""
+        """A transfer is done; under the lock."""
         if self._error is not None:
             return
         ranks = self._dispatcher.ranks
@@ -456,13 +333,6 @@ class Executor:
                 self._wake.notify(len(self._ready))
             else:
                 self._wake.notify_all()
-
-    def peer_finished(self, source: str, step: int) -> None:
-        with self._lock:
-            if source not in self._finished_by or step != self._finished_by[source] + 1:
-                raise ProtocolError(f"{self.machine}: {source} says that it ended step {step}, which was not due")
-            self._finished_by[source] = step
-            self._wake.notify_all()
 
     # -- the end ----
 
@@ -480,6 +350,7 @@ class Executor:
         """End the threads; safe to call twice. The peers and their endpoint belong to who made them."""
         with self._lock:
             self._closed = True
+            self._exchange.close()
             self._wake.notify_all()
         for thread in self._helpers:
             thread.join(self._options.timeouts.dead_s)

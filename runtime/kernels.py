@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from rainshed.ops.matmul import matmul
 from rainshed.ops.native import native_calls
 from rainshed.ops.op import Op
 from rainshed.ops.packed import packed_call, packed_product
-from rainshed.ops.product import matmul_call, product, product_call
+from rainshed.ops.product import FEW, matmul_call, product, product_call
 from rainshed.ops.records import SEPARATE, Records, copy_records, native_records, records_of
 from rainshed.ops.source import input_op
 from rainshed.ops.sweeps import in_order
@@ -29,6 +30,7 @@ Call = Callable[[], object]
 Tile = tuple[Op, Attrs, list[Array], tuple[Array, ...]]
 POLICIES = ("native", "numpy", "numba")
 CUT = ("product", "convolution", "elementwise", "reduction")  # kinds of work whose kernels are cut for threads
+ALIKE = ("elementwise", "reduction", "layout")  # whose pieces have the same bits, however many they are
 
 
 def type_of(value: Value) -> TensorType:
@@ -113,10 +115,15 @@ class Kernels:
             return []
         return found
 
-    def work(self, i: int) -> str:
-        """The kind of work of an instruction."""
+    def same_bits(self, i: int, parts: int) -> bool:
+        """Whether an instruction in so many pieces has the bits of the whole: a product, if each matrix is one by itself."""
         run = self._program.instructions[i]
-        return self._ops[run.op].work if isinstance(run, Run) else "layout"
+        if not isinstance(run, Run) or self._ops[run.op].work in ALIKE:
+            return True
+        if run.op not in (matmul.name, product.name) or len(run.inputs) > 2:
+            return False
+        stacks = {self._program.values[v].shape[:-2] for v in (*run.inputs, *run.outputs)}
+        return len(stacks) == 1 and all(math.prod(s) <= FEW and parts <= max(s, default=0) for s in stacks)
 
     def chains(self, i: int, parts: int, *, compiling: bool) -> tuple[Records, ...] | None:
         """What machine code does in the place of the call of a Run or an Assign, or of its pieces: records to be done one after

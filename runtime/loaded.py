@@ -87,10 +87,11 @@ class Loaded:
                 self.pieces[i] = pieces
                 self._cut.add(i)
 
-    def join(self, *, compiling: bool) -> None:
+    def join(self, *, compiling: bool, apart: bool = False) -> None:
         """Let runs of small kernels go through machine code. Whenever this is done, the values stay the same to the bit.
 
         compiling  False: only what needs no compiling
+        apart      whether each kernel goes by itself, so that its time can be told
         """
         for segment in self.segments:
             del self.pieces[segment.members[0]]
@@ -99,7 +100,7 @@ class Loaded:
                 if i in self._cut:
                     self.pieces[i] = self.kernels.pieces(i, self._threads)
         self.begin.clear()
-        wish = Wish(self._threads, frozenset(self._cut), compiling)
+        wish = Wish(self._threads, frozenset(self._cut), compiling, apart)
         self.segments = segments_of(self.program, self.kernels, wish)
         for segment in self.segments:
             for i in segment.members:

@@ -23,7 +23,6 @@ from rainshed.runtime.kernels import Kernels
 LONGEST_S: Final = 2e-3
 SHARED_S: Final = 500e-6  # predicted, of what comes in pieces: less is over before another thread has been of use
 CUT_S: Final = 5e-6  # the least that is worth a piece of its own in a segment
-CUT: Final = ("elementwise", "reduction", "layout")  # work whose pieces have the same bits, however many they are
 
 Chains = tuple[Records, ...]  # what may run at once
 
@@ -51,7 +50,7 @@ class Wish:
     threads    of the machine
     cut        instructions that are done in pieces, one for each thread
     compiling  whether loops are compiled that the cache on disk does not have
-    apart      whether each instruction is a segment by itself, to be measured
+    apart      whether each instruction is a segment by itself, to be measured or traced
     """
 
     threads: int
@@ -103,8 +102,8 @@ def _chains(i: int, instruction: Run | Assign, kernels: Kernels, wish: Wish) -> 
     """What does an instruction; None where only Python can."""
     parts = wish.threads
     if i not in wish.cut:
-        seconds = _native_s(instruction) if kernels.work(i) in CUT else 0.0
-        parts = min(parts, 1 + int(seconds / CUT_S))
+        parts = min(parts, 1 + int(_native_s(instruction) / CUT_S))
+        parts = parts if kernels.same_bits(i, parts) else 1
     return kernels.chains(i, parts, compiling=wish.compiling)
 
 
@@ -115,7 +114,8 @@ def _native_s(instruction: Instruction) -> float:
 
 def _segment(group: list[tuple[int, Chains]], program: Program, kernels: Kernels, wish: Wish) -> Segment:
     shared_s = sum(_native_s(program.instructions[i]) for i, chains in group if len(chains) > 1)
-    shared = wish.threads > 1 and shared_s > SHARED_S
+    enough = group[0][0] in wish.cut if wish.apart else shared_s > SHARED_S
+    shared = wish.threads > 1 and shared_s > 0 and enough
     call = _Call(group, kernels)
     return Segment(tuple(i for i, _ in group), wish.threads if shared else 1, call.records, call.begin, call)
 

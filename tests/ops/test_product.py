@@ -79,6 +79,50 @@ def test_a_batch_that_broadcasts_or_is_summed(turn_a, pairs, summed, left, right
     check(operands(left, right, pairs, attrs, f32), attrs, 1e-5)
 
 
+@pytest.mark.parametrize("turn_a", (False, True))
+@pytest.mark.parametrize("turn_b", (False, True))
+@pytest.mark.parametrize(
+    "left, right, summed, calls",
+    (
+        ((3, 2, 5), (5, 4), 0, 1),
+        ((2, 3, 2, 5), (5, 4), 0, 1),
+        ((3, 2, 5), (3, 5, 4), 1, 1),
+        ((2, 3, 2, 5), (2, 3, 5, 4), 2, 1),
+        ((2, 3, 2, 5), (2, 3, 5, 4), 1, 6),
+        ((2, 3, 2, 5), (3, 5, 4), 0, 6),
+        ((3, 1, 5), (5, 4), 0, 1),
+        ((3, 2, 1), (3, 1, 4), 1, 1),
+        ((3, 2, 5), (1, 5, 4), 1, 3),
+    ),
+)
+def test_what_lies_in_equal_steps_is_one_call_of_blas(turn_a, turn_b, left, right, summed, calls):
+    attrs = {**PLAIN, "turn_a": turn_a, "turn_b": turn_b, "summed": summed, "alpha": -0.5}
+    inputs = operands(left, right, 1, attrs, f64)
+    want = check(inputs, attrs, 1e-12)
+    rows, depth = summed < len(left) - 2 and not turn_a, summed == len(left) - 2 and turn_a and not turn_b
+    made = product_call(attrs, *inputs, np.empty(want.shape))
+    if rows or depth or calls > 1:
+        assert (len(made.args[0]) if isinstance(made.args[0], tuple) else 1) == calls
+    c = f64(*want.shape)
+    want = check([*inputs, c], attrs, 1e-12)
+    product_call(attrs, *inputs, c, c)()  # in its place
+    np.testing.assert_allclose(c, want, rtol=1e-12, atol=1e-12)
+
+
+def test_a_part_of_a_batch_is_read_where_it_lies():
+    x, w, out = f32(4, 6, 8)[1:, :3, 2:7], f32(5, 9)[:, 1:8], np.zeros((5, 6, 9), np.float32)
+    for left, to in (
+        (x, out[:3, :3, 1:8]),
+        (x[:, :1], out[:3, :1, 1:8]),
+        (np.broadcast_to(x[:1], x.shape), out[:3, :3, 1:8]),
+    ):
+        out[...] = 7.0
+        product_call(PLAIN, left, w, to)()
+        np.testing.assert_allclose(to, left @ w, rtol=1e-5, atol=1e-5)
+        to[...] = 7.0
+        np.testing.assert_array_equal(out, np.full(out.shape, 7.0, np.float32))  # nothing beside it
+
+
 def test_parts_of_larger_matrices_and_any_other_steps():
     a, b, out = f32(6, 8)[1:5, 2:6], f32(9, 7)[::2, 1:6], f32(6, 9)[:4, 3:8]
     a, b = a, b[:4]

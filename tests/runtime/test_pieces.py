@@ -44,7 +44,7 @@ def test_pieces_give_what_the_whole_gives(threads, kernels):
             for step in range(3):
                 outputs = executor.run(step, feeds())
             found.append(outputs)
-            assert bool(executor._loaded.pieces) == (count > 1)
+            assert any(len(calls) > 1 for calls in executor._loaded.pieces.values()) == (count > 1)
     for name, value in found[0].items():
         np.testing.assert_allclose(found[1][name], value, rtol=1e-5, atol=1e-4)
         np.testing.assert_array_equal(found[1][name], found[2][name])

@@ -22,7 +22,7 @@ from rainshed.ops.source import input, variable
 from rainshed.runtime.cluster.local import LocalCluster
 from rainshed.runtime.executor import COMPILE_AT, Executor, Options
 from rainshed.runtime.segments import LONGEST_S
-from rainshed.runtime.trace import Recorder
+from rainshed.runtime.trace import RUN, Recorder
 
 
 def graph():
@@ -74,8 +74,16 @@ def test_steps_that_take_long_are_compiled_before_the_second(tmp_path, monkeypat
     assert [s.members for s in found] == [s.members for s in trained(COMPILE_AT + 1)[2]]
 
 
-def test_what_is_traced_stays_apart():
-    assert trained(2, recorder=Recorder())[2] == []
+def test_what_is_traced_goes_through_the_same_machine_code_kernel_by_kernel():
+    recorder, steps = Recorder(), COMPILE_AT + 3
+    losses, w, segments = trained(steps, recorder=recorder)
+    plain = trained(steps)
+    assert losses == plain[0]
+    np.testing.assert_array_equal(w, plain[1])
+    kernels = [s.members[0] for s in segments]
+    assert kernels == [i for s in plain[2] for i in s.members]  # each one a segment by itself
+    last = [e.what for e in recorder.events() if e.kind == RUN and e.step == steps - 1]
+    assert set(kernels) <= set(last) and len(last) == len(set(last))
 
 
 def test_without_a_compiler_everything_works(monkeypatch):
@@ -222,7 +230,25 @@ def test_convolutions_within_a_segment_have_the_same_bits_by_any_number_of_threa
         with Executor(program, ops=C, options=Options(compile_at=0, **options)) as executor:
             executor.init_variables(0)
             found.append([float(executor.run(i, fed)["loss", ()]) for i in range(3)])
-            if "recorder" not in options:
-                (segment,) = executor._loaded.segments
-                assert len(segment.members) > 20
+            members = [segment.members for segment in executor._loaded.segments]
+            assert (len(members) if "recorder" in options else len(members[0])) > 20
+            assert len(members) == 1 or "recorder" in options
     assert found[0][2] < found[0][0] and all(losses == found[0] for losses in found)
+
+
+def test_a_product_of_stacked_matrices_is_cut_between_them_and_keeps_its_bits():
+    q, k, w = input("q", (4, 64, 32)), input("k", (4, 32, 48)), input("w", (48, 24))
+    program = compile(Graph({"y": q @ k @ w}), Cluster.local(1, cores=1)).programs[0]
+    random = np.random.default_rng(0)
+    fed = {x.name: random.standard_normal(x.shape, np.float32) for x in (q, k, w)}
+    found = []
+    for threads in (1, 2, 4):
+        with Executor(program, ops=C, options=Options(threads=threads, compile_at=0)) as executor:
+            found.append(executor.run(0, fed)["y", ((0, 4), (0, 64), (0, 24))])
+            (segment,), kernels = executor._loaded.segments, executor._loaded.kernels
+            products = segment.members
+            assert [kernels.same_bits(i, 4) for i in products] == [True, False]  # the rows of all by w are one product
+            assert not kernels.same_bits(products[0], 5)
+            assert len(kernels.chains(products[0], threads, compiling=False)) == threads
+    for value in found[1:]:
+        np.testing.assert_array_equal(value, found[0])
