@@ -106,7 +106,8 @@ class Kernels:
         cuts = self._cuts.get((node, parts))
         if cuts is None:
             cuts = self._cuts[node, parts] = _cuts(op, node, parts)
-        out, found = self._arrays[run.outputs[0]], []
+        out = self._arrays[run.outputs[0]]
+        found: list[Tile] = []
         for attrs, regions, result in cuts:
             inputs = [part_of(self._arrays[v], region) for v, region in zip(run.inputs, regions, strict=True)]
             found.append((op, attrs, inputs, (part_of(out, result),)))
