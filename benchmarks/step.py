@@ -1,6 +1,7 @@
 """Training steps on this computer beside PyTorch, torch.compile and JAX: the same networks and weights, alternating.
 
-    python -m benchmarks.step [--workloads mlp lstm] [--peers torch torch_compile jax] [--seconds 20] [--first-step] [--json]
+    python -m benchmarks.step [--workloads mlp lstm] [--peers torch torch_compile jax] [--seconds 20] [--json]
+    python -m benchmarks.step --first-step [alone] [--workloads mlp lstm] [--peers jax] [--json]
 
 Each engine runs each network in a process of its own; the processes take turns, so that what disturbs the computer disturbs
 all. A row holds the median of all steps. `limit_ms` is what the products and convolutions of the step would take at the rate
@@ -41,6 +42,7 @@ HEAVY = ("product", "convolution")
 BLOCK_S = 0.4  # how long one engine runs before it is another's turn
 AGREE = 2e-3  # relative difference of the losses of different engines
 FIRST = ("mlp", "convnet", "lstm")
+PROCESSES = 3  # whose median is the time to the first step
 
 
 # -- one engine in a process ------------------------------------------------------------------------------------------
@@ -190,24 +192,36 @@ def _program(net: str, smoke: bool) -> Program:
 
 # -- the first step ---------------------------------------------------------------------------------------------------
 def first_step(net: str, names: Sequence[str], arrays: Path, smoke: bool) -> dict[str, Any]:
-    """Seconds of a whole process that takes one step: ours with an empty cache and a full one, and the peers'.
+    """Seconds of a whole process that takes one step, medians of PROCESSES: ours with an empty cache and then with what that has
+    left there, the peers' with empty caches. What it comes to is told on stderr as it goes.
 
     Python's bytecode of all of them is there, as an installer leaves it.
     """
-    with tempfile.TemporaryDirectory() as cache:
-        places = {"XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": f"{cache}/torch"}
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        environment = {**kept, **places}
-        subprocess.run([sys.executable, "-c", "import benchmarks.step_ours"], cwd=ROOT, env=environment, check=True)
+    asked = [name for name in ("jax", "torch_compile") if name in names]
+    seconds: dict[str, list[float]] = {key: [] for key in ("cold", "warm", *asked)}
+    subprocess.run([sys.executable, "-c", "import benchmarks.step_ours"], cwd=ROOT, env=_environment(""), check=True)
 
-        def once(name: str) -> float:
-            began = time.perf_counter()
-            line = _command(name, net, arrays, smoke, "--once")
-            subprocess.run(line, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-            return round(time.perf_counter() - began, 2)
+    def take(key: str, name: str, cache: str) -> None:
+        line, began = _command(name, net, arrays, smoke, "--once"), time.perf_counter()
+        subprocess.run(line, cwd=ROOT, env=_environment(cache), check=True, stdout=subprocess.DEVNULL)
+        seconds[key].append(time.perf_counter() - began)
+        print(f"{net}: first step, {key}: {seconds[key][-1]:.2f} s", file=sys.stderr, flush=True)
 
-        found = {"workload": net, "cold_s": once("ours"), "warm_s": min(once("ours") for _ in range(3))}
-        return found | {f"{name}_s": once(name) if name in names else None for name in ("jax", "torch_compile")}
+    for _ in range(1 if smoke else PROCESSES):
+        with tempfile.TemporaryDirectory() as cache:
+            take("cold", "ours", cache)
+            take("warm", "ours", cache)
+        for name in asked:
+            with tempfile.TemporaryDirectory() as cache:
+                take(name, name, cache)
+    found = {f"{key}_s": round(statistics.median(of), 2) for key, of in seconds.items()}
+    return {"workload": net, **{key: found.get(key) for key in ("cold_s", "warm_s", "jax_s", "torch_compile_s")}}
+
+
+def _environment(cache: str) -> dict[str, str]:
+    """Of a process that keeps compiled code in this folder, and may write bytecode; "": where it does anyway."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": f"{cache}/torch"} if cache else kept
 
 
 def main() -> None:
@@ -215,24 +229,34 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", choices=tuple(NETS), default=list(NETS))
     parser.add_argument("--peers", nargs="*", choices=PEERS, help="default: all; with --smoke none")
     parser.add_argument("--seconds", type=float, default=20.0, help="measuring time per workload")
-    parser.add_argument("--first-step", action="store_true", help="also whole processes to the end of their first step")
+    parser.add_argument(
+        "--first-step",
+        nargs="?",
+        const="also",
+        choices=("also", "alone"),
+        help="also whole processes to the end of their first step; alone: nothing else",
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny networks, no peers: whether it runs at all")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     args = parser.parse_args()
     peers = args.peers if args.peers is not None else () if args.smoke else PEERS
     names = ["ours", *peers]
-    bounds = Limits.measured(args.smoke, None), Limits.measured(args.smoke, 1)
+    rows = args.first_step != "alone"
+    bounds = (Limits.measured(args.smoke, None), Limits.measured(args.smoke, 1)) if rows else None
     found: dict[str, Any] = {"rows": [], "first_step": []}
     with tempfile.TemporaryDirectory() as folder:
         for net in args.workloads:
             arrays = _draw(net, Path(folder), args.smoke)
-            found["rows"].append(row_of(net, names, arrays, 0.0 if args.smoke else args.seconds, args.smoke, bounds))
+            if bounds is not None:
+                row = row_of(net, names, arrays, 0.0 if args.smoke else args.seconds, args.smoke, bounds)
+                found["rows"].append(row)
             if args.first_step and net in FIRST:
                 found["first_step"].append(first_step(net, names, arrays, args.smoke))
     if args.json:
         print(json.dumps(found))
         return
-    print(f"product {bounds[0].flops_per_s / 1e9:.0f} GFLOP/s, copy {bounds[0].bytes_per_s / 1e9:.1f} GB/s")
+    if bounds is not None:
+        print(f"product {bounds[0].flops_per_s / 1e9:.0f} GFLOP/s, copy {bounds[0].bytes_per_s / 1e9:.1f} GB/s")
     for table in found.values():
         for row in table:
             print("  ".join(f"{key} {'-' if value is None else value}" for key, value in row.items()))

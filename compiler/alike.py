@@ -50,6 +50,8 @@ class Cut:
     def of(cls, access: Access, layout: Layout, shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> Cut:
         """Shapes of the inputs, and of the result."""
         boxes = tiles(access, layout)
+        if len(boxes) == 1:
+            return cls(boxes, [access.regions(boxes[0], shapes)], [access.result(boxes[0], shape)])
         cut = np.array(boxes, np.int64).reshape(len(boxes), len(access.axes), 2)
         inputs = [_boxes(regions_of(reaches, cut, size)) for reaches, size in zip(access.inputs, shapes, strict=True)]
         regions: list[tuple[Box, ...]] = list(zip(*inputs, strict=True)) if inputs else [()] * len(boxes)
@@ -77,7 +79,8 @@ class Pieces:
         self.number: dict[Box, int] = {}
         for i, piece in enumerate(placed):
             self.number.setdefault(piece.box, i)
-        self._corners = np.array([p.box for p in placed], np.int64).reshape(len(placed), -1, 2)
+        many = len(placed) > FEW
+        self._corners = np.array([p.box for p in placed], np.int64).reshape(len(placed), -1, 2) if many else None
         self._touched: dict[Box, tuple[Touch, ...]] = {}
 
     def touched(self, region: Box) -> tuple[Touch, ...]:
@@ -88,7 +91,7 @@ class Pieces:
 
     def _touch(self, region: Box) -> list[Touch]:
         near: Iterable[int] = range(len(self.placed))
-        if len(self.placed) > FEW:
+        if self._corners is not None:
             low, high = np.array(region, np.int64).reshape(-1, 2).T
             lengths = np.minimum(self._corners[..., 1], high) - np.maximum(self._corners[..., 0], low)
             near = np.flatnonzero((lengths > 0).all(axis=1)).tolist()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
 
+import msgspec
 import numpy as np
 
 from rainshed.ops.access import Access, Box, Interval, Reach, box_size, boxes, cuts, intersect
@@ -21,8 +21,7 @@ Cell = tuple[Box, tuple[int, ...], tuple[int, ...]]  # of a result; the tiles th
 MIN_SLICE = 256  # elements: smaller results of partial sums are added in one place
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True, cache_hash=True):
     """A grid of parts per iteration axis, and the home of each tile in row-major order.
 
     With `cut`, these boxes are the tiles instead: uneven ones, for uneven machines; the grid then only says along which axes.
@@ -33,8 +32,7 @@ class Layout:
     cut: tuple[Box, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(msgspec.Struct, frozen=True):
     """A piece of a value: its box and its home. `members` are the tiles that make it: several for a partial sum."""
 
     box: Box
@@ -79,6 +77,9 @@ def regions_of(reaches: tuple[Reach, ...], cut: np.ndarray, shape: tuple[int, ..
 @lru_cache(maxsize=65536)
 def pieces(access: Access, layout: Layout, shape: tuple[int, ...]) -> tuple[Placed, ...]:
     """The pieces in which the value lies under a layout, after partial results are added."""
+    if len(layout.homes) == 1:
+        (box,) = tiles(access, layout)
+        return (Placed(access.result(box, shape), layout.homes[0], (0,)),)
     results = _boxes(regions_of(access.output, _array(tiles(access, layout), len(access.axes)), shape))
     groups: dict[Box, list[int]] = {}
     for i, result in enumerate(results):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -181,8 +181,8 @@ class Cluster:
         Raises  ClusterError with the table and key that is wrong
         """
         try:
-            data = tomllib.loads(Path(path).read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+            data = import_module("tomllib").loads(Path(path).read_text())  # few processes read such a file
+        except (OSError, ValueError, RecursionError) as error:  # not UTF-8, or not TOML: both are ValueErrors
             raise ClusterError(f"cannot read the cluster file {path}: {error}") from None
         return cls.from_data(data, where=str(path))
 

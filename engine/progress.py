@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rainshed.runtime.cluster.coordinator import OnWork
+if TYPE_CHECKING:
+    from rainshed.runtime.cluster.coordinator import OnWork
 
 WINDOW_S = 10.0  # rates and losses are means over about so much of a replica's time
 

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import numpy as np
 
@@ -33,12 +34,15 @@ from rainshed.ops.op import Op
 from rainshed.ops.types import dtype_of, whole_of
 from rainshed.runtime.cluster.deployed import Deployed
 from rainshed.runtime.cluster.here import Here
-from rainshed.runtime.cluster.job import Job, JobOptions
 from rainshed.runtime.trace import write_trace
+
+if TYPE_CHECKING:
+    from rainshed.runtime.cluster.job import Job
 
 __all__ = ["Session"]
 
 Array = np.ndarray[Any, Any]
+JOB: Final = "rainshed.runtime.cluster.job"  # loaded where there are several machines: one by itself has no need of it
 BACKENDS: Final = ("auto", "here", "processes", "threads")
 
 
@@ -107,8 +111,11 @@ class Session:
             self._here = Here(self.plan, ops=known, trace=self._traced, on_work=on_work)
             return self._here
         own: Literal["processes", "threads"] = "threads" if backend == "threads" else "processes"
-        self._job = Job(len(self.plan.machines), JobOptions(backend=own, ops=known, on_work=telling(self._on_work)))
-        return self._job.deploy(self.plan, self._job.agents, trace=self._traced)
+        job = import_module(JOB)
+        options = job.JobOptions(backend=own, ops=known, on_work=telling(self._on_work))
+        made: Job = job.Job(len(self.plan.machines), options)
+        self._job = made
+        return made.deploy(self.plan, made.agents, trace=self._traced)
 
     # -- running ------------------------------------------------------------------------------------------------------
     def run(self, feeds: Mapping[str, Any] | None = None) -> dict[str, Array]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 Interval = tuple[int, int]  # [low, high)
@@ -23,8 +23,8 @@ Box = tuple[Interval, ...]  # one interval per axis
 Role = Literal["join", "sum", "whole"]
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
+# Compared and hashed for every node and tile of a plan: structs do that some ten times faster than dataclasses.
+class Axis(msgspec.Struct, frozen=True, cache_hash=True):
     """One axis of the loop nest. Cuts fall on multiples of `step` only."""
 
     name: str
@@ -38,8 +38,7 @@ class Axis:
         return 1 if self.role == "whole" else max(1, self.size // self.step)
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True, cache_hash=True):
     """How one operand axis follows one iteration axis.
 
     Iteration index i touches the operand's indices floor((scale*i + low) / per) to floor((scale*i + high) / per), both
@@ -69,8 +68,7 @@ class Reach:
 WHOLE = Reach(None)
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(msgspec.Struct, frozen=True, cache_hash=True):
     """The index signature of one node: axes of its loop nest, and how each operand axis follows them."""
 
     axes: tuple[Axis, ...]

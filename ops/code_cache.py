@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -77,7 +76,10 @@ def kernel_code(name: str, source: str, make: Callable[[], Any]) -> Code:
 def is_cached(name: str, source: str) -> bool:
     """Whether this process or the cache on disk has the machine code of a kernel."""
     symbol = _symbol(name, source)
-    return symbol in _linker().found or _read(_path(symbol)) is not None
+    if symbol in _linker().found:
+        return True
+    path = _path(symbol)
+    return path is not None and os.path.exists(path) and _read(path) is not None
 
 
 @lru_cache(maxsize=64)
@@ -119,8 +121,20 @@ def _llvm() -> Any:
 @lru_cache(maxsize=1)
 def _setting() -> bytes:
     """What all machine code of this process depends on."""
-    parts = (version("numba"), version("llvmlite"), sys.platform, *cpu())
+    parts = (_numba_version(), import_module("llvmlite").__version__, sys.platform, *cpu())
     return "\n".join(parts).encode()
+
+
+def _numba_version() -> str:
+    """What tells versions of Numba apart, which is not loaded for it: the file that says its own, else what its installer wrote
+    down, which takes longer to find."""
+    spec = find_spec("numba")
+    if spec is not None and spec.origin is not None:
+        with suppress(OSError):
+            text = Path(spec.origin).with_name("_version.py").read_text(encoding="utf-8")
+            if '"version": "' in text:
+                return text
+    return str(import_module("importlib.metadata").version("numba"))
 
 
 @lru_cache(maxsize=4096)
@@ -203,9 +217,15 @@ def _stands_alone(module: Any) -> bool:
 # -- files ------------------------------------------------------------------------------------------------------------
 def _path(symbol: str) -> Path | None:
     """None where no folder can be found for it."""
-    base = os.environ.get("XDG_CACHE_HOME")
+    folder = _folder(os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
+    return None if folder is None else folder / f"{symbol}.o"
+
+
+@lru_cache(maxsize=4)
+def _folder(base: str | None, home: str | None) -> Path | None:
+    """Where machine code is kept; these environment variables say it."""
     try:
-        return (Path(base) if base else Path.home() / ".cache") / "rainshed" / "kernels" / f"{symbol}.o"
+        return (Path(base) if base else Path.home() / ".cache") / "rainshed" / "kernels"
     except RuntimeError:
         return None
 

@@ -173,8 +173,10 @@ def is_exact(line: Line) -> bool:
 
 
 def _steps(x: Array, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Elements from one to the next along each axis, as it is read in this shape."""
-    return tuple(step // x.itemsize for step in np.broadcast_to(x, shape).strides)
+    """Elements from one to the next along each axis, as it is read in this shape; 0 along one of a single element."""
+    size = x.itemsize
+    own = [0 if n == 1 else step // size for n, step in zip(x.shape, x.strides, strict=True)]
+    return (*(0,) * (len(shape) - len(own)), *own)
 
 
 def cuts_floats(lines: tuple[Line, ...], inputs: list[DType]) -> bool:
@@ -247,6 +249,7 @@ def _compiled(loop: Loop) -> Code:
     return kernel_code(LOOP, _built_from(loop), make)
 
 
+@lru_cache(maxsize=4096)
 def _built_from(loop: Loop) -> str:
     return f"{loop.source()}\n{digest_of(*SOURCES)}"
 

@@ -13,17 +13,13 @@ import numpy as np
 from rainshed.ops.errors import DTypeError, ShapeError
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(msgspec.Struct, frozen=True, cache_hash=True):
     """One of the six element types. `str` gives the short name that printed graphs use."""
 
     name: str
     short: str
     kind: str  # "float", "int" or "bool"
     itemsize: int
-
-    def __hash__(self) -> int:
-        return hash(self.short)
 
     def __str__(self) -> str:
         return self.short
@@ -57,6 +53,7 @@ bool_ = DType("bool", "bool", "bool", 1)
 
 DTYPES = (float32, float64, bfloat16, int32, int64, bool_)
 _BY_NAME = {name: d for d in DTYPES for name in (d.name, d.short)}
+_BY_NUMPY = {np.dtype(d.name): d for d in DTYPES if d is not bfloat16}  # NumPy takes long to name a type
 
 
 def dtype_of(value: object) -> DType:
@@ -65,6 +62,8 @@ def dtype_of(value: object) -> DType:
         return value
     if isinstance(value, str) and value in _BY_NAME:
         return _BY_NAME[value]
+    if isinstance(value, np.dtype) and value in _BY_NUMPY:
+        return _BY_NUMPY[value]
     try:
         if value is None or isinstance(value, str):  # NumPy takes None for float64, and many other texts
             raise TypeError

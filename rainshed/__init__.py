@@ -19,22 +19,24 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from rainshed.compiler.machines import Cluster, Link, Machine
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
-from rainshed.engine import datasets, dsl, init, layers
+from rainshed.engine import dsl, init, layers
 from rainshed.engine.data import Data
 from rainshed.engine.dsl import *  # noqa: F403  (its __all__ is the list)
-from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
 from rainshed.engine.optimizers import SGD, Adagrad, Adam, Momentum, Optimizer, RMSProp
 from rainshed.engine.plans import load_plan, save_plan
 from rainshed.engine.session import Session
-from rainshed.engine.training import Training, train
 from rainshed.ops.errors import RainshedError
 
 if TYPE_CHECKING:
+    from rainshed.engine import datasets
+    from rainshed.engine.methods import Downpour, Single, TrainingOptions, TrainingResult
+    from rainshed.engine.training import Training, train
     from rainshed.engine.view import compare, plan_html, plan_text
 
 __version__ = "0.1.0"
@@ -71,18 +73,27 @@ __all__ = [
 ]
 __all__ += dsl.__all__
 
-_VIEW: Final = "rainshed.engine.view"  # loaded when one of these is first asked for: a step has no need of it
-_SEEN: Final = ("compare", "plan_html", "plan_text")
+# Loaded when one of their names is first asked for: a session on one machine has no need of them.
+_VIEW: Final = "rainshed.engine.view"
+_LATER: Final = MappingProxyType(
+    {
+        **dict.fromkeys(("compare", "plan_html", "plan_text"), _VIEW),
+        **dict.fromkeys(("Downpour", "Single", "TrainingOptions", "TrainingResult"), "rainshed.engine.methods"),
+        **dict.fromkeys(("Training", "train"), "rainshed.engine.training"),
+        "datasets": "rainshed.engine.datasets",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SEEN:
-        return getattr(import_module(_VIEW), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_LATER[name])
+    return module if name == "datasets" else getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SEEN})
+    return sorted({*globals(), *__all__})
 
 
 if "IPython" in sys.modules:

@@ -23,11 +23,12 @@ from rainshed.ops.source import input_op
 from rainshed.ops.sweeps import in_order
 from rainshed.ops.text import parse_attr
 from rainshed.ops.transfer import copy
-from rainshed.ops.types import TensorType, TupleType, dtype_of
+from rainshed.ops.types import TensorType, TupleType, dtype_of, fixed
 from rainshed.runtime.buffers import Array, Buffers
 
 Call = Callable[[], object]
 Tile = tuple[Op, Attrs, list[Array], tuple[Array, ...]]
+Cut = tuple[Attrs, tuple[Box, ...], Box]  # a tile's attributes, the regions that it reads, and the one that it gives
 POLICIES = ("native", "numpy", "numba")
 CUT = ("product", "convolution", "elementwise", "reduction")  # kinds of work whose kernels are cut for threads
 ALIKE = ("elementwise", "reduction", "layout")  # whose pieces have the same bits, however many they are
@@ -52,7 +53,9 @@ class Kernels:
         self._loops = policy == "numba" and can_compile()
         self._native = policy != "numpy" and can_compile()
         self._ops = ops
+        self._types = [type_of(value) for value in program.values]
         self._nodes: dict[object, Node] = {}  # instructions that differ in their arrays only are checked once
+        self._cuts: dict[tuple[Node, int], list[Cut]] = {}  # and cut once
 
     def call(self, i: int) -> Call:
         """The call of a Run or an Assign."""
@@ -102,17 +105,14 @@ class Kernels:
 
     def _tiles(self, op: Op, node: Node, run: Run, parts: int) -> list[Tile]:
         """A Run cut in `parts`, none of which needs another."""
-        shapes = tuple(self._arrays[v].shape for v in run.inputs)
-        access, out = node.access, self._arrays[run.outputs[0]]
+        cuts = self._cuts.get((node, parts))
+        if cuts is None:
+            cuts = self._cuts[node, parts] = _cuts(op, node, parts)
+        out = self._arrays[run.outputs[0]]
         found: list[Tile] = []
-        try:
-            for box in _boxes(access, shapes, parts, first=op.work != "product"):
-                regions = access.regions(box, shapes)
-                inputs = [part_of(self._arrays[v], region) for v, region in zip(run.inputs, regions, strict=True)]
-                result = part_of(out, access.result(box, out.shape))
-                found.append((op, op.tile_attrs(node, box), inputs, (result,)))
-        except RainshedError:  # attributes that hold for the whole only
-            return []
+        for attrs, regions, result in cuts:
+            inputs = [part_of(self._arrays[v], region) for v, region in zip(run.inputs, regions, strict=True)]
+            found.append((op, attrs, inputs, (part_of(out, result),)))
         return found
 
     def same_bits(self, i: int, parts: int) -> bool:
@@ -177,17 +177,15 @@ class Kernels:
         return self._units.call(op, run.inputs, run.outputs[0], attrs)
 
     def _assign(self, assign: Assign, i: int) -> Call:
-        values = self._program.values
-        old, new = type_of(values[assign.variable]), type_of(values[assign.value])
+        old, new = self._types[assign.variable], self._types[assign.value]
         if old != new:
             raise PlanError(f"{self._where(i)}: variable {old} is given a value {new}")
         return self._units.carry(assign.value, assign.variable, self._arrays)
 
     def _checked_node(self, i: int, op: Op, run: Run) -> Node:
         """The instruction as a node of its own, whose attributes have the form that the kernel takes; the op has checked it."""
-        values = self._program.values
-        inputs = tuple(type_of(values[v]) for v in run.inputs)
-        outputs = tuple(type_of(values[v]) for v in run.outputs)
+        inputs = tuple([self._types[v] for v in run.inputs])
+        outputs = tuple([self._types[v] for v in run.outputs])
         key = (op.name, inputs, outputs, tuple(run.attrs.items()))
         if key not in self._nodes:
             try:
@@ -212,6 +210,18 @@ class Kernels:
 
 def _leaf(type: TensorType) -> Node:
     return input_op.make((), {"name": "x", "shape": type.shape, "dtype": type.dtype})
+
+
+def _cuts(op: Op, node: Node, parts: int) -> list[Cut]:
+    """A node in `parts` tiles; none where it has attributes that hold for the whole only."""
+    access, shapes = node.access, tuple(fixed(i.shape) for i in node.inputs)
+    try:
+        return [
+            (op.tile_attrs(node, box), access.regions(box, shapes), access.result(box, fixed(node.shape)))
+            for box in _boxes(access, shapes, parts, first=op.work != "product")
+        ]
+    except RainshedError:
+        return []
 
 
 def _boxes(access: Access, shapes: tuple[tuple[int, ...], ...], parts: int, *, first: bool) -> tuple[Box, ...]:

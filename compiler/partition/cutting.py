@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from rainshed.compiler.cost import WEIGHTLESS
 from rainshed.compiler.partition.candidates import replaced
@@ -125,8 +127,8 @@ def finest(node: Node, access: Access, parts: int) -> tuple[int, ...]:
         return min(grids, key=lambda g: (volume(node, access, g), max(g)))
 
     coarse = least(grids_of(access, min(parts, COARSE)))
-    kept = [axis if n > 1 else replace(axis, role="whole") for axis, n in zip(access.axes, coarse, strict=True)]
-    fine = least(grids_of(replace(access, axes=tuple(kept)), parts))
+    kept = [axis if n > 1 else structs.replace(axis, role="whole") for axis, n in zip(access.axes, coarse, strict=True)]
+    fine = least(grids_of(structs.replace(access, axes=tuple(kept)), parts))
     return fine if 2 * math.prod(fine) > parts else least(grids_of(access, parts))
 
 
@@ -206,5 +208,5 @@ def _apart(access: Access) -> Access:
     shared = {r.axis for r in access.output if r.axis is not None and access.axes[r.axis].role == "sum"}
     if not shared:
         return access
-    axes = tuple(replace(axis, role="whole") if i in shared else axis for i, axis in enumerate(access.axes))
-    return replace(access, axes=axes)
+    axes = tuple(structs.replace(axis, role="whole") if i in shared else axis for i, axis in enumerate(access.axes))
+    return structs.replace(access, axes=axes)

@@ -16,7 +16,7 @@ from rainshed.compiler.setting import Setting
 from rainshed.ops import CATALOGUE
 from rainshed.ops.access import Box, box_shape, box_size, whole, within
 from rainshed.ops.assemble import assemble
-from rainshed.ops.ir import Graph, Node, Origin
+from rainshed.ops.ir import Graph, Known, Node, Origin
 from rainshed.ops.op import constant_op, tile_of
 from rainshed.ops.slice import slice_op
 from rainshed.ops.types import TupleType, fixed
@@ -52,6 +52,7 @@ class Splitter:
         self.alike: dict[Hashable, Node] = {}
         self.pieces: dict[int, Pieces] = {}
         self.cuts: dict[Hashable, Cut] = {}
+        self.alike_cuts: dict[tuple[Known, Layout], tuple[Cut, Pieces]] = {}
         self.made: dict[Node, Made] = {}
         self.brought: dict[tuple[Node, Box, int], Node] = {}
         self.cut: dict[tuple[Node, Box, int], Node] = {}
@@ -93,19 +94,27 @@ class Splitter:
         return Origin(of.file, of.line, of.scope, of.pin, self.names[node], box, of.backward, of.again, home)
 
     def _tiles(self, node: Node) -> None:
-        layout, access = self.layouts[node], node.access
+        layout = self.layouts[node]
         if isinstance(node.type, TupleType) or any(isinstance(i.type, TupleType) for i in node.inputs):
             only = self._whole(node, layout.homes[0])
             box = () if isinstance(node.type, TupleType) else whole(fixed(node.shape))
             self.made[node] = Made(self._lying((Placed(box, layout.homes[0], (0,)),)), [only])
             return
-        shape = fixed(node.shape)
-        key = (access, layout, tuple(fixed(i.shape) for i in node.inputs), shape)
-        if key not in self.cuts:
-            self.cuts[key] = Cut.of(*key)
-        cut, lying = self.cuts[key], self._lying(pieces(access, layout, shape))
+        cut, lying = self._cut_of(node, layout)
         parts = [self._tile(node, cut, i, home) for i, home in enumerate(layout.homes)]
         self.made[node] = Made(lying, [self._added(node, piece, parts, layout) for piece in lying.placed])
+
+    def _cut_of(self, node: Node, layout: Layout) -> tuple[Cut, Pieces]:
+        """The tiles of a node and the pieces of its value: the same for nodes that are alike, and for all of one loop nest."""
+        found = self.alike_cuts.get((node.known, layout))
+        if found is None:
+            access, shape = node.access, fixed(node.shape)
+            key = (access, layout, tuple(fixed(i.shape) for i in node.inputs), shape)
+            if key not in self.cuts:
+                self.cuts[key] = Cut.of(*key)
+            found = self.cuts[key], self._lying(pieces(access, layout, shape))
+            self.alike_cuts[node.known, layout] = found
+        return found
 
     def _lying(self, placed: tuple[Placed, ...]) -> Pieces:
         """By identity: `pieces` gives the same tuple for the same question, and here it stays alive."""

@@ -15,10 +15,10 @@ from rainshed.ops.errors import UsageError
 from rainshed.ops.op import Op
 from rainshed.runtime.buffers import Array
 from rainshed.runtime.cluster.deployed import Deployed
-from rainshed.runtime.cluster.roles import peak_memory_nbytes
 from rainshed.runtime.executor import Executor, Options
 from rainshed.runtime.initial import done_text
 from rainshed.runtime.kernels import part_of
+from rainshed.runtime.memory import peak_memory_nbytes
 from rainshed.runtime.trace import MachineTrace, Recorder
 from rainshed.runtime.traced import machine_trace
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import resource
 import sys
 import sysconfig
 import time
@@ -42,6 +41,7 @@ from rainshed.runtime.cluster.orders import (
 )
 from rainshed.runtime.documents import unpack
 from rainshed.runtime.executor import Executor, Options
+from rainshed.runtime.memory import peak_memory_nbytes
 from rainshed.runtime.params.server import ParamServer
 from rainshed.runtime.params.shard import Shard, config_from_json
 from rainshed.runtime.peers import Peers
@@ -234,11 +234,6 @@ def tell_arrived(agent: Agent, payload: memoryview) -> Answer:
     unpack(payload, Nothing)
     seen = machine_of(agent).peers.arrived
     return Arrived(tuple((key, messages, nbytes) for key, (messages, nbytes) in seen.items())), ()
-
-
-def peak_memory_nbytes() -> int:
-    """The most memory this process has held at once (ru_maxrss: kibibytes on Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def get_trace(agent: Agent, payload: memoryview) -> Answer:

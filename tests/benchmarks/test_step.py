@@ -37,6 +37,13 @@ def test_a_small_run_gives_every_field(nets):
         assert row["ours_ms"] > 0 and row["limit_ms"] > 0 and row["heaviest"] >= 0
 
 
+def test_the_first_step_alone():
+    found = run("benchmarks.step", "--workloads", "mlp", "--first-step", "alone")
+    (row,) = found["first_step"]
+    assert row["workload"] == "mlp" and row["jax_s"] is None and row["torch_compile_s"] is None and found["rows"] == []
+    assert row["cold_s"] > 0 and row["warm_s"] > 0
+
+
 def test_chains_and_wide_graphs():
     rows = run("benchmarks.chain")["rows"]
     assert [(row["shape"], row["nodes"]) for row in rows] == [("chain", 10), ("wide", 10)]
