@@ -84,9 +84,9 @@ class Training:
     def _with_rule(self, graph: Graph) -> Graph:
         given = self.options.optimizer
         rule = given.rule() if isinstance(given, Optimizer) else given
-        rule = rule or graph.rule
-        if graph.loss is None:
+        if not isinstance(graph, Graph) or graph.loss is None:
             raise UsageError("training needs a graph with a loss", hint="rs.graph(loss=...)")
+        rule = rule or graph.rule
         if rule is None:
             raise UsageError("training needs an optimizer", hint="rs.Adagrad(0.02), in the graph or in the options")
         self.rule = rule

@@ -321,3 +321,22 @@ def test_how_far_the_first_values_are_is_told_where_they_take_long(monkeypatch):
     monkeypatch.setattr(here, "WORK_EVERY_S", 0.0)
     with rs.Session(plan, on_work=told.append):
         assert told == [Work("machine m0", f"first values: {n:,} of {4 << 23:,} bytes") for n in (4 << 22, 4 << 23)]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda node, path: rs.compile(node, rs.Cluster.local(1)),
+        lambda node, path: rs.Session(node),
+        lambda node, path: rs.Training(node, {}),
+        lambda node, path: rs.plan_html(node),
+        lambda node, path: rs.plan_text(node),
+        lambda node, path: rs.compare(node, node),
+        lambda node, path: rs.save_plan(node, path / "plan.json"),
+    ],
+    ids=["compile", "session", "training", "html", "text", "compare", "save"],
+)
+def test_a_node_is_neither_graph_nor_plan(ask, tmp_path):
+    with pytest.raises(UsageError, match=r"graph|plan"):
+        ask(rs.input("x", (2, 3)) * 2, tmp_path)
+    assert not os.listdir(tmp_path)
