@@ -15,7 +15,7 @@ import pytest
 import rainshed as rs
 from rainshed.engine import models
 from rainshed.engine.progress import Work
-from rainshed.ops.errors import CheckpointError, CompileError, DataError, UsageError
+from rainshed.ops.errors import CheckpointError, CompileError, DataError, KernelError, UsageError
 from rainshed.runtime.cluster import here
 
 THREADS = {"backend": "threads"}
@@ -321,6 +321,22 @@ def test_how_far_the_first_values_are_is_told_where_they_take_long(monkeypatch):
     monkeypatch.setattr(here, "WORK_EVERY_S", 0.0)
     with rs.Session(plan, on_work=told.append):
         assert told == [Work("machine m0", f"first values: {n:,} of {4 << 23:,} bytes") for n in (4 << 22, 4 << 23)]
+
+
+@rs.op(signature="()->()")
+def lost_file(x, out):
+    raise OSError("cannot read caf\udce9.npy, " + "in a folder with a long name " * 1000)
+
+
+def test_an_error_with_any_text_arrives():
+    """Names of files may hold what UTF-8 does not."""
+    graph = rs.graph(outputs={"y": lost_file(rs.input("x", (4, 3)))})
+    says = r"lost_file: its kernel raised OSError: cannot read caf\\udce9.npy"
+    with (
+        rs.Session(graph, rs.Cluster.local(2), strategy="batch", **THREADS) as session,
+        pytest.raises(KernelError, match=says),
+    ):
+        session.run({"x": np.ones((4, 3), np.float32)})
 
 
 @pytest.mark.parametrize(
