@@ -323,6 +323,16 @@ def test_how_far_the_first_values_are_is_told_where_they_take_long(monkeypatch):
         assert told == [Work("machine m0", f"first values: {n:,} of {4 << 23:,} bytes") for n in (4 << 22, 4 << 23)]
 
 
+@pytest.mark.parametrize("told", [{"backend": "here"}, {"cluster": rs.Cluster.local(2), "backend": "threads"}], ids=str)
+def test_bytes_in_the_other_order_are_turned(told):
+    """Files of other machines and of some formats hold the high byte first."""
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    graph = rs.graph(outputs={"y": rs.input("x", (2, 3)) * rs.variable("w", (2, 3))})
+    with rs.Session(graph, **told) as session:
+        session.set_variables({"w": x.astype(">f4")})
+        np.testing.assert_array_equal(session.run({"x": x.astype(">f4")})["y"], x * x)
+
+
 @rs.op(signature="()->()")
 def lost_file(x, out):
     raise OSError("cannot read caf\udce9.npy, " + "in a folder with a long name " * 1000)
