@@ -143,6 +143,7 @@ class Training:
     def run(self, steps: int | None = None, *, epochs: float | None = None) -> TrainingResult:
         """Train for so many batches, over all replicas together and with the warm start; or for passes over the data.
 
+        Ctrl-C ends the workers, which would train on; from the last checkpoint another Training can resume.
         Raises  NotFiniteError if the loss is not a number; PeerLostError naming the process that was lost; StallError
         """
         total = self._steps(steps, epochs)
@@ -159,8 +160,11 @@ class Training:
                 self._checkpoint()
             if not total:  # the warm start was all of it
                 self._checkpoint()
-        except BaseException as error:
+        except Exception as error:
             raise self._explained(error) from None
+        except BaseException:
+            self.close()
+            raise
         return self._result(results, time.monotonic() - started)
 
     def _checkpoint(self) -> None:
