@@ -41,7 +41,6 @@ from rainshed.compiler.partition.atoms import Tiling, tiling
 from rainshed.compiler.partition.placement import Aim, best_of, candidates, measure, task_of
 from rainshed.compiler.partition.tiled import forward_part, placed_layouts
 from rainshed.compiler.pipeline import SHARED, run_passes
-from rainshed.compiler.plan import save
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.this_computer import usable_cores
 from rainshed.engine.calibration import calibrate
@@ -70,7 +69,7 @@ def make(net: str, hosts: int, rate: str, folder: Path) -> None:
     whole = replace(NETS[net](), rule=rs.SGD(0.01).rule())
     default = _file(folder, net, hosts, DEFAULT)
     if not default.exists():
-        save(rs.compile(whole, cluster), default)
+        rs.save_plan(rs.compile(whole, cluster), default)
     if all(_file(folder, net, hosts, side).exists() for side in PLACED):
         return
     graph = run_passes(whole, setting, SHARED)
@@ -83,7 +82,7 @@ def make(net: str, hosts: int, rate: str, folder: Path) -> None:
             "tiles_bytes": f"{placed.nbytes}",
             "phases": f"{placed.phase_balance:.4f}",
         }
-        save(structs.replace(plan, notes=told), _file(folder, net, hosts, side))
+        rs.save_plan(structs.replace(plan, notes=told), _file(folder, net, hosts, side))
 
 
 def placements(tiles: Tiling, machines: int, keep: Path) -> dict[str, np.ndarray]:

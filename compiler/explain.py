@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
 from rainshed.compiler.gathered import CARRIERS, Gathered, gathered
 from rainshed.compiler.partition.options import Option
@@ -93,21 +94,31 @@ def _candidates(search: Search, node: Node) -> tuple[Candidate, ...]:
             others = others + own
     total = compute + sums + inputs + others
     order = sorted(range(len(sums)), key=lambda i: (total[i], i != chosen))
-    kept = [i for i in order if total[i] < NEVER][:MOST_CANDIDATES]
-    if chosen not in kept:
-        kept[-1:] = [chosen]
-    names = search.cluster.names
-    return tuple(
-        Candidate(
-            layout=_layout_text(search, node, fact.kind.options[i], names),
+    possible = [i for i in order if total[i] < NEVER]
+
+    def candidate(i: int) -> Candidate:
+        return Candidate(
+            layout=_layout_text(search, node, fact.kind.options[i], search.cluster.names),
             chosen=i == chosen,
             compute_s=float(f"{compute[i]:.4g}"),
             inputs_s=float(f"{inputs[i]:.4g}"),
             sums_s=float(f"{sums[i]:.4g}"),
             readers_s=float(f"{others[i]:.4g}"),
         )
-        for i in kept
-    )
+
+    return _different((candidate(i) for i in possible), candidate(chosen))
+
+
+def _different(candidates: Iterable[Candidate], chosen: Candidate) -> tuple[Candidate, ...]:
+    """The first few of those that differ in words or figures; the chosen one is among them, last if it has to be."""
+    found: dict[Candidate, Candidate] = {}
+    for one in candidates:
+        words = replace(one, chosen=False)
+        found.setdefault(words, chosen if words == replace(chosen, chosen=False) else one)
+        if len(found) == MOST_CANDIDATES:
+            break
+    kept = list(found.values())
+    return tuple(kept if chosen in kept else [*kept[: MOST_CANDIDATES - 1], chosen])
 
 
 def _layout_text(search: Search, node: Node, one: Option, names: tuple[str, ...]) -> str:

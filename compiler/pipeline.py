@@ -263,6 +263,9 @@ def _checked(graph: Graph, cluster: Cluster, place: Mapping[str, str] = NO_PINS)
     if not isinstance(cluster, Cluster):
         hint = "Cluster.local(n), or Cluster.from_toml(path)"
         raise UsageError(f"a graph is compiled for a Cluster; found {cluster!r}", hint=hint)
+    if not isinstance(graph, Graph):
+        hint = "rs.graph(outputs=...) or rs.graph(loss=...) makes one of nodes"
+        raise UsageError(f"a graph is compiled; found {type(graph).__name__}", hint=hint)
     if not graph.outputs and not graph.updates:
         raise CompileError("the graph has no outputs: there is nothing to compute")
     if not graph.bound:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -227,10 +226,6 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def to_json(plan: Plan) -> bytes:
     """The plan as JSON, the same bytes for the same plan."""
     return msgspec.json.encode(plan, order="deterministic")
-
-
-def save(plan: Plan, path: str | Path) -> None:
-    Path(path).write_bytes(msgspec.json.format(to_json(plan), indent=1))
 
 
 def cluster_of(plan: Plan) -> Cluster:

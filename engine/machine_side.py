@@ -189,6 +189,10 @@ class ServerSide:
     keys: tuple[PartKey, ...]
     gradients: dict[PartKey, tuple[str, Box]] = field(default_factory=dict)
 
+    def abort(self, error: RainshedError) -> None:
+        """The job is over: its servers will not answer."""
+        self.client.abort(error)
+
     def close(self) -> None:
         self.client.close()
         self.endpoint.close()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from rainshed.compiler import load
-from rainshed.compiler.plan import Plan, save
+from rainshed.compiler.plan import Plan, to_json
 from rainshed.ops import CATALOGUE
-from rainshed.ops.errors import PlanError
+from rainshed.ops.errors import PlanError, UsageError
 from rainshed.ops.op import Op
+from rainshed.runtime.whole_file import whole_file
 
 __all__ = ["load_plan", "save_plan"]
 
@@ -23,8 +26,16 @@ def load_plan(path: str | Path, ops: Iterable[Op] = ()) -> Plan:
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:
-    """Write the plan as JSON: the same bytes for the same plan. Raises PlanError if the file cannot be written."""
+    """Write the plan as JSON: the same bytes for the same plan. The file is there whole or as it was.
+
+    Raises  UsageError for what is no plan; PlanError if the file cannot be written
+    """
+    if not isinstance(plan, Plan):
+        raise UsageError(
+            f"a plan is saved; found {type(plan).__name__}", hint="rs.compile(graph, cluster), session.plan"
+        )
     try:
-        save(plan, path)
+        with whole_file(path) as file:
+            file.write(msgspec.json.format(to_json(plan), indent=1))
     except OSError as error:
         raise PlanError(f"cannot write the plan {path}: {error.strerror}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from rainshed.compiler.machines import Cluster
 from rainshed.compiler.passes.lower_precision import FLOAT32
 from rainshed.compiler.pipeline import compile
 from rainshed.compiler.plan import Plan
+from rainshed.engine.interrupts import Whole
 from rainshed.engine.measured import Measured, counted, measured_of
 from rainshed.engine.predicted import with_predicted
 from rainshed.engine.progress import Work, telling
@@ -51,7 +53,8 @@ class Session:
 
     what      a graph, which is compiled for `cluster` (one machine if not given), or a plan
     Threads may share one: its steps are made one after another. A process that was forked cannot use it, and closing it there does
-    nothing: it belongs to who made it.
+    nothing: it belongs to who made it. Ctrl-C waits for the end of a step; a second one does not, and ends the session, since
+    nobody knows then how far its variables have moved. One that is dropped is closed in the background.
 
     backend   "processes": one for each machine, on this computer; "threads": in this process, with the same messages between
               them; "here": one machine, in this process; "auto": "here" for one machine, else "processes"
@@ -95,6 +98,8 @@ class Session:
         own = ops_of(what) if isinstance(what, Graph) else CATALOGUE
         known = {**own, **{op.name: op for op in ops}}
         self._types = {f.name: dtype_of(p.values[f.value].dtype) for p in self.plan.programs for f in p.feeds}
+        self._interrupted = ""  # by what, if nobody knows any more where the machines are
+        self._dropped: weakref.finalize[..., Session] | None = None
         self._job: Job | None = None
         self._here: Here | None = None
         try:
@@ -103,6 +108,8 @@ class Session:
         except BaseException as error:
             self.close()
             raise self._explained(error) from None
+        self._dropped = weakref.finalize(self, _let_go, self._pid, self._job or self._here)
+        self._dropped.atexit = False  # at the end of the process its threads end, and its workers see that it is gone
 
     def _deployed(self, backend: Literal["auto", "here", "processes", "threads"], known: Mapping[str, Op]) -> Deployed:
         if backend == "here" or (backend == "auto" and len(self.plan.machines) == 1):
@@ -142,10 +149,19 @@ class Session:
         if os.getpid() != self._pid:
             hint = "make a session there, or start the process with multiprocessing's spawn and make one in it"
             raise UsageError(f"this session belongs to process {self._pid}, of which this one was forked", hint=hint)
-        with self._lock:
+        with Whole(), self._lock:
             if self._closed:
                 raise UsageError("the session is closed")
-            yield self._deployment
+            if self._interrupted:
+                hint = "make a new session, and load a checkpoint"
+                raise RainshedError(f"the session was interrupted by {self._interrupted}", hint=hint)
+            try:
+                yield self._deployment
+            except Exception:
+                raise
+            except BaseException as error:
+                self._interrupted = type(error).__name__
+                raise
 
     def _arrays(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         if not isinstance(feeds, Mapping):
@@ -233,16 +249,23 @@ class Session:
         if os.getpid() != self._pid:
             return
         self._closed = True
-        if self._job is not None:
-            self._job.close()
-        if self._here is not None:
-            self._here.close()
+        if self._dropped is not None:
+            self._dropped.detach()
+        for owned in (self._job, self._here):
+            if owned is not None:
+                owned.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _let_go(pid: int, owned: Job | Here | None) -> None:
+    """Close what a session left behind. On a thread of its own: whoever collects garbage may be one of those that must end."""
+    if owned is not None and os.getpid() == pid:
+        threading.Thread(target=owned.close, name="rainshed close", daemon=True).start()
 
 
 def _planned(what: Graph | Plan, cluster: Cluster | None, asked: Mapping[str, Any]) -> Plan:

@@ -35,7 +35,12 @@ Axes = int | tuple[int, ...] | None
 
 
 def as_node(value: Array) -> Node:
-    """A node as it is; anything else as a constant."""
+    """A node as it is, all else as a constant; True and False are no arrays, but what comparing nodes by == gives."""
+    if isinstance(value, bool):
+        hint = (
+            "nodes are compared as objects by == and !=; rs.equal(a, b) and rs.not_equal(a, b) compare their elements"
+        )
+        raise GraphError(f"found {value} where an array is expected", hint=hint)
     return value if isinstance(value, Node) else constant(value)
 
 
@@ -88,7 +93,7 @@ def bitwise_invert(x: Array, /) -> Node:
 def where(condition: Array, x1: Array, x2: Array, /) -> Node:
     """x1 where the condition holds, else x2."""
     if not isinstance(x1, Node) and not isinstance(x2, Node):
-        x1 = as_node(x1)
+        x1 = constant(x1)
     # A plain number takes the type of the other value, not that of the condition.
     if isinstance(x1, Node) and isinstance(x2, (int, float)):
         x1, x2 = x1, _like(x2, x1)

@@ -84,9 +84,9 @@ class Training:
     def _with_rule(self, graph: Graph) -> Graph:
         given = self.options.optimizer
         rule = given.rule() if isinstance(given, Optimizer) else given
-        rule = rule or graph.rule
-        if graph.loss is None:
+        if not isinstance(graph, Graph) or graph.loss is None:
             raise UsageError("training needs a graph with a loss", hint="rs.graph(loss=...)")
+        rule = rule or graph.rule
         if rule is None:
             raise UsageError("training needs an optimizer", hint="rs.Adagrad(0.02), in the graph or in the options")
         self.rule = rule
@@ -143,6 +143,7 @@ class Training:
     def run(self, steps: int | None = None, *, epochs: float | None = None) -> TrainingResult:
         """Train for so many batches, over all replicas together and with the warm start; or for passes over the data.
 
+        Ctrl-C ends the workers, which would train on; from the last checkpoint another Training can resume.
         Raises  NotFiniteError if the loss is not a number; PeerLostError naming the process that was lost; StallError
         """
         total = self._steps(steps, epochs)
@@ -159,8 +160,11 @@ class Training:
                 self._checkpoint()
             if not total:  # the warm start was all of it
                 self._checkpoint()
-        except BaseException as error:
+        except Exception as error:
             raise self._explained(error) from None
+        except BaseException:
+            self.close()
+            raise
         return self._result(results, time.monotonic() - started)
 
     def _checkpoint(self) -> None:

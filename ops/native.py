@@ -61,7 +61,7 @@ def is_same_place(x: np.ndarray, out: np.ndarray) -> bool:
 @lru_cache(maxsize=4096)
 def compiled(loop: Loop, axes: int) -> ArrayKernel:
     """The loop as machine code; float errors give inf and NaN, as in NumPy. `axes`: of the shape that its numbers hold."""
-    source = loop.source(HEADER)
+    source = loop.source(HEADER, wraps=True)
     strided = ((ints(axes),) * (1 + loop.reads.count(STEPS))) if STEPS in loop.reads else ()
     form = (*(t.short for t in loop.inputs), loop.lines[-1].dtype.short, "n", *strided)
     return array_kernel("element_loop", form, source, lambda: made(source))

@@ -206,14 +206,18 @@ def as_nodes(name: str, values: tuple[Any, ...]) -> tuple[Node, ...]:
     return tuple(v if isinstance(v, Node) else _constant(name, v, types) for v in values)
 
 
+_COMPARED = "nodes are compared as objects by == and !=; equal(a, b) and not_equal(a, b) compare their elements"
+
+
 def _constant(name: str, value: Any, others: list[DType]) -> Node:
     if isinstance(value, (bool, int, float)):
         if not others:
             raise DTypeError(f"{name}: {value!r} has no element type by itself", hint="rs.constant(value, dtype=...)")
         kind = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
         dtype = others[0]
-        if ANY.index(dtype.kind) > ANY.index(kind):
-            raise DTypeError(f"{name}: the Python {kind} {value!r} does not fit {dtype}", hint="astype(x, dtype) first")
+        if ANY.index(dtype.kind) > ANY.index(kind) or (kind == "bool" and dtype.kind != "bool"):
+            hint = _COMPARED if kind == "bool" else "astype(x, dtype) first"
+            raise DTypeError(f"{name}: the Python {kind} {value!r} does not fit {dtype}", hint=hint)
         if dtype.kind == "int" and not -(2 ** (8 * dtype.itemsize - 1)) <= value < 2 ** (8 * dtype.itemsize - 1):
             raise DTypeError(f"{name}: {value} does not fit {dtype}")
         return constant_op.make((), {"value": np.asarray(value, dtype.numpy)}, current_origin())

@@ -235,7 +235,7 @@ def value_text(line: Line, dtypes: list[DType]) -> str:
     own, names = tuple(dtypes[a] for a in line.args), tuple(f"v{a}" for a in line.args)
     if line.formula in OWN:
         return f"{OWN[line.formula]}_f32({names[0]})"
-    return expression(line.formula, names, own, line.dtype)
+    return expression(line.formula, names, own, line.dtype, wraps=True)
 
 
 @lru_cache(maxsize=4096)

@@ -19,7 +19,9 @@ from rainshed.ops.cuda import THREADS, Grid, Kernel, Launch, Launches, cuda, mer
 from rainshed.ops.types import DTYPES, DType, Shape, TensorType, bfloat16, bool_, fixed, promote
 
 TO_INT = frozenset({"floor", "ceil", "trunc", "round"})  # give a Python int
-TYPES = {d.short: getattr(np, d.name if d is not bool_ else "bool_") for d in DTYPES if d is not bfloat16}
+TYPES = {d.short: getattr(np, d.name if d is not bool_ else "bool_") for d in DTYPES if d is not bfloat16} | {
+    "u64": np.uint64
+}
 # How an input is read: element i; its only element; by steps; element i of the output, which lies in its place.
 ONE, ALONE, STEPS, OUT = "one", "alone", "steps", "out"
 FIRST = "first"  # a reduction begins with its first element: only where an element may count twice
@@ -37,10 +39,14 @@ class Line:
 
 # -- one expression ---------------------------------------------------------------------------------------------------
 class _Typed(ast.NodeTransformer):
-    """Puts operands in the place of x0, x1, ...; wraps numbers and roundings in their element type."""
+    """Puts operands in the place of x0, x1, ...; wraps numbers and roundings in their element type.
 
-    def __init__(self, names: tuple[str, ...], type: str) -> None:
-        self.names, self.type = names, type
+    wraps   sums and products of i64 are made of u64: they wrap around as NumPy's do, where a compiler takes it that signed ones
+            never do, and that x + 1 > x
+    """
+
+    def __init__(self, names: tuple[str, ...], type: str, wraps: bool) -> None:
+        self.names, self.type, self.wraps = names, type, wraps and type == "i64"
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         if node.id[0] == "x" and node.id[1:].isdigit():
@@ -55,17 +61,35 @@ class _Typed(ast.NodeTransformer):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         return self._wrapped(node) if name in TO_INT else node
 
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if not self.wraps or not isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
+            return node
+        return self._wrapped(ast.BinOp(_as("u64", node.left), node.op, _as("u64", node.right)))
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        if not self.wraps or not isinstance(node.op, ast.USub):
+            return node
+        return self._wrapped(ast.BinOp(_as("u64", ast.Constant(0)), ast.Sub(), _as("u64", node.operand)))
+
     def _wrapped(self, node: ast.expr) -> ast.AST:
-        return ast.Call(ast.Name(self.type, ast.Load()), [node], [])
+        return _as(self.type, node)
+
+
+def _as(type: str, node: ast.expr) -> ast.expr:
+    return ast.Call(ast.Name(type, ast.Load()), [node], [])
 
 
 @lru_cache(maxsize=4096)
-def expression(formula: str, names: tuple[str, ...], dtypes: tuple[DType, ...], result: DType) -> str:
-    """The formula on the operands `names`, of these element types, as an expression of the type `result`."""
+def expression(
+    formula: str, names: tuple[str, ...], dtypes: tuple[DType, ...], result: DType, wraps: bool = False
+) -> str:
+    """The formula on the operands `names`, of these element types, as an expression of the type `result`; see _Typed."""
     if formula == "x0" and result is bool_:
         formula = "x0 != 0" if dtypes[0] is not bool_ else "x0"
     numbers = [d for d in dtypes if d is not bool_] or [bool_]
-    tree = _Typed(names, promote("formula", *numbers).short).visit(ast.parse(formula, mode="eval"))
+    tree = _Typed(names, promote("formula", *numbers).short, wraps).visit(ast.parse(formula, mode="eval"))
     text = ast.unparse(ast.fix_missing_locations(tree))
     return text if result is bool_ else f"{result.short}({text})"
 
@@ -89,7 +113,7 @@ class Loop:
     reads: tuple[str, ...]
     lines: tuple[Line, ...]
 
-    def source(self, header: str) -> str:
+    def source(self, header: str, wraps: bool = False) -> str:
         """A function kernel(x0, ..., out, n, [shape, steps...]) whose loop over the elements begins with `header`."""
         strided = [i for i, read in enumerate(self.reads) if read == STEPS]
         more = ", shape" * bool(strided) + "".join(f", s{i}" for i in strided)
@@ -104,7 +128,7 @@ class Loop:
         dtypes = [*self.inputs]
         for line in self.lines:
             own, names = tuple(dtypes[a] for a in line.args), tuple(f"v{a}" for a in line.args)
-            value = expression(line.formula, names, own, line.dtype) if line.args else line.formula
+            value = expression(line.formula, names, own, line.dtype, wraps) if line.args else line.formula
             text.append(f"        v{len(dtypes)} = {value}")
             dtypes.append(line.dtype)
         return "\n".join([*text, f"        out[i] = v{len(dtypes) - 1}", ""])

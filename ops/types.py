@@ -74,7 +74,10 @@ def dtype_of(value: object) -> DType:
 
 
 def as_fed(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """What is fed to an input of this type: a float32 array is rounded to nearest for one of bfloat16; others as they are."""
+    """What is fed to an input of this type: a float32 array is rounded to nearest for one of bfloat16; bytes are put in the
+    order of this processor, which those of files may lack; others as they are."""
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if dtype is not bfloat16 or array.dtype != np.float32:
         return array
     with np.errstate(all="ignore"):  # what is no number stays none: no warning

@@ -14,6 +14,12 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name: TypeAlias = Annotated[str, Meta(max_length=255)]
 Text: TypeAlias = Annotated[str, Meta(max_length=8192)]
 
+
+def text_said(error: object) -> str:
+    """What a message can carry of an error's text: its beginning, in characters that UTF-8 has. File names may hold others."""
+    return str(error)[:8000].encode(errors="backslashreplace").decode()[:8192]
+
+
 Numbers: TypeAlias = Annotated[tuple[Annotated[int, Meta(ge=0, le=2**20)], ...], Meta(max_length=2**14)]
 
 

@@ -17,12 +17,11 @@ from rainshed.compiler.plan import Program, Recv, Send
 from rainshed.ops import errors
 from rainshed.ops.errors import PeerLostError, ProtocolError, RainshedError, StallError
 from rainshed.runtime.deadlines import Deadline, Timeouts
-from rainshed.runtime.messages import Failed, Finished, Message, Ping, Pong, Said, Value
+from rainshed.runtime.messages import Failed, Finished, Message, Ping, Pong, Said, Value, text_said
 from rainshed.runtime.trace import ClockSample
 from rainshed.runtime.transport import Channel, Endpoint
 
 INLINE_NBYTES: Final = 2**16  # fits the buffers of a socket and of an inproc pipe: sending it does not wait
-_MAX_TEXT: Final = 8000
 _BY_CODE: Final = {
     kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RainshedError)
 }
@@ -124,7 +123,7 @@ class Peers:
 
     def tell_failed(self, error: RainshedError, who: str) -> None:
         """Tell all neighbours that can be reached why this machine stops, and where it began."""
-        message = Failed(code=error.code, text=str(error)[:_MAX_TEXT], who=who)
+        message = Failed(code=error.code, text=text_said(error), who=who)
         for name in tuple(self._channels):
             try:
                 self.say(name, message)

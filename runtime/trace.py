@@ -9,8 +9,6 @@ Source  "Trace Event Format", the document of the Catapult project: phases X (a 
 from __future__ import annotations
 
 import itertools
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from rainshed.ops.errors import RainshedError, UsageError
+from rainshed.runtime.whole_file import whole_file
 
 RUN, SEND, RECV, WAIT = "run", "send", "recv", "wait"
 CAPACITY = 200_000  # events per machine; the oldest go first
@@ -124,22 +123,15 @@ def write_trace(path: str | Path, traces: Sequence[MachineTrace]) -> int:
 
     Raises  RainshedError if it cannot be written
     """
-    path = Path(path)
     encode = msgspec.json.Encoder().encode
     count = 0
     try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(b'{"displayTimeUnit":"ms","traceEvents":[\n')
-                for event in chrome_events(traces):
-                    file.write((b",\n" if count else b"") + encode(event))
-                    count += 1
-                file.write(b"\n]}\n")
-            Path(partial).replace(path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        with whole_file(path) as file:
+            file.write(b'{"displayTimeUnit":"ms","traceEvents":[\n')
+            for event in chrome_events(traces):
+                file.write((b",\n" if count else b"") + encode(event))
+                count += 1
+            file.write(b"\n]}\n")
     except OSError as error:
         raise RainshedError(f"cannot write the trace {path}: {error.strerror}") from None
     return count

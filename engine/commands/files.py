@@ -17,6 +17,7 @@ from rainshed.engine.commands.common import load_module
 from rainshed.engine.plans import load_plan
 from rainshed.ops.errors import DataError, UsageError
 from rainshed.ops.op import Op
+from rainshed.runtime.whole_file import whole_file
 
 Array = np.ndarray[Any, Any]
 
@@ -62,23 +63,20 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Array]) -> None:
     """Write arrays by name, whatever their names are, as an .npz file; the file is there whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with zipfile.ZipFile(temporary, "w") as archive:
+        with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Raises UsageError if it cannot be written."""
+    """The file is there whole or as it was. Raises UsageError if it cannot be written."""
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        with whole_file(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
 

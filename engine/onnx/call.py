@@ -73,7 +73,8 @@ class Call:
     opset: int
     inputs: tuple[Value | None, ...]  # None: left out
     attrs: Mapping[str, Any]
-    outputs: int  # how many of its results are read
+    outputs: int  # how many of its results are read, and those before them
+    given: int  # how many results it has in the file
     weights: Weights
     batch: tuple[int, int | Batch] | None = None  # the batch in the file, and the one asked for
     turned: dict[tuple[Node, Order], Node] = field(default_factory=dict)  # nodes whose axes have been put in order

@@ -87,11 +87,14 @@ def _divide(a: Node, b: Node) -> Node:
 
 
 def _pow(call: Call) -> Result:
-    """The result has the base's type, whatever the exponent's is."""
+    """The result has the base's type, whatever the exponent's is; whole numbers to others are powers of floats, cut off."""
     base, power = call.value(0), call.value(1)
     (b, p), order = aligned(call, [base, power])
     if isinstance(power, Known) and power.array.size == 1 and power.array.item() == 2:
         return Tensor(ew.square(b), order)
+    if b.dtype.kind == "int" and p.dtype.kind == "float":
+        wide = ew.pow(ew.astype(b, dtype="float64"), ew.astype(p, dtype="float64"))
+        return Tensor(ew.astype(wide, dtype=b.dtype), order)
     return Tensor(ew.pow(b, p if p.dtype is b.dtype else ew.astype(p, dtype=b.dtype)), order)
 
 

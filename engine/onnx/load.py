@@ -126,6 +126,7 @@ class _Import:
     turned: dict[Any, Node] = field(default_factory=dict)
     lacking: dict[str, list[str]] = field(default_factory=dict)  # what is unsupported -> names of nodes
     sizes: tuple[int, int | Batch] | None = None  # the batch in the file, and the one asked for
+    names: _Names = field(default_factory=lambda: _Names())
 
     def run(self, outputs: Sequence[str] | None) -> Imported:
         wanted = list(outputs) if outputs is not None else [value.name for value in self.proto.graph.output]
@@ -142,7 +143,8 @@ class _Import:
             raise UnsupportedError(self._report())
         with on_behalf(self.origin):
             results = {name: self._result(name) for name in wanted}
-            made = make_graph(outputs={_clean(name, "='#"): node for name, node in results.items()})
+            named = _Names("='#")
+            made = make_graph(outputs={named.of(name): node for name, node in results.items()})
         weights = {node.name: (known.base, known.steps) for node, known in self.weights.made.values()}
         return Imported(made, inputs, results, weights)
 
@@ -179,7 +181,9 @@ class _Import:
         for tensor in self.proto.graph.initializer:
             if tensor.name in needed:
                 array = self._array(tensor)
-                self.values[tensor.name] = None if array is None else Known.of(array, _clean(tensor.name), stored=True)
+                self.values[tensor.name] = (
+                    None if array is None else Known.of(array, self.names.of(tensor.name), stored=True)
+                )
 
     def _array(self, tensor: onnx.TensorProto) -> np.ndarray | None:
         try:
@@ -204,7 +208,7 @@ class _Import:
                     raise Unsupported("an input without a shape")
                 dtype = dtype_named(value.type.tensor_type.elem_type)
                 with on_behalf(self.origin):
-                    found[name] = input(_clean(name), self._sizes(value.type.tensor_type.shape.dim), dtype)
+                    found[name] = input(self.names.of(name), self._sizes(value.type.tensor_type.shape.dim), dtype)
                 self.values[name] = Tensor.plain(found[name])
             except Unsupported as error:
                 self._lacks(str(error), name)
@@ -247,7 +251,15 @@ class _Import:
                 return  # what it needs is in the list already
             last = max(i for i, name in enumerate(node.output, 1) if name in needed)
             call = Call(
-                _clean(node.output[0]), opset, tuple(inputs), attrs, last, self.weights, self.sizes, self.turned
+                self.names.of(node.output[0]),
+                opset,
+                tuple(inputs),
+                attrs,
+                last,
+                len(node.output),
+                self.weights,
+                self.sizes,
+                self.turned,
             )
             with on_behalf(origin):
                 result = self._folded(call, convert(call))
@@ -313,6 +325,20 @@ class _Import:
 
     def _lacks(self, what: str, name: str) -> None:
         self.lacking.setdefault(what, []).append(name)
+
+
+@dataclass(slots=True)
+class _Names:
+    """Names that graphs can hold: another one for each name of the file, though two may differ in what is left out."""
+
+    also: str = ""  # characters that are left out besides
+    made: dict[str, str] = field(default_factory=dict)  # a name of ours -> the file's
+
+    def of(self, name: str) -> str:
+        ours = _clean(name, self.also)
+        while self.made.setdefault(ours, name) != name:
+            ours += "_"
+        return ours
 
 
 def _clean(name: str, also: str = "") -> str:

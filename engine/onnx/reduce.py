@@ -7,8 +7,9 @@ from types import MappingProxyType
 
 from rainshed.engine.onnx.call import Call, Converter, Result
 from rainshed.engine.onnx.values import Tensor, identity, shaped
+from rainshed.engine.standard import where
 from rainshed.ops import reduce
-from rainshed.ops.elementwise import abs, exp, log, sqrt, square
+from rainshed.ops.elementwise import abs, exp, isfinite, log, sqrt, square
 from rainshed.ops.ir import Node
 from rainshed.ops.softmax import log_softmax, softmax
 from rainshed.ops.types import size_of
@@ -45,7 +46,8 @@ def _extreme(numbers: Function, truths: Function) -> Function:
 
 def _log_sum_exp(x: Node, *, axis: tuple[int, ...], keepdims: bool) -> Node:
     top = reduce.max(x, axis=axis, keepdims=True)
-    return log(reduce.sum(exp(x - top), axis=axis, keepdims=keepdims)) + reduce.max(x, axis=axis, keepdims=keepdims)
+    top = where(isfinite(top), top, 0)
+    return log(reduce.sum(exp(x - top), axis=axis, keepdims=keepdims)) + reduce.max(top, axis=axis, keepdims=keepdims)
 
 
 def _arg(function: Function) -> Converter:

@@ -128,7 +128,7 @@ def _split(call: Call) -> Result:
     axis = x.place(call.axis(0, len(x.order)))
     size = x.node.shape[axis]
     sizes: Any = call.attr("split") or (call.ints(1, "the sizes") if call.has(1) else None)
-    many = call.attr("num_outputs", call.outputs)
+    many = call.attr("num_outputs", call.given)
     if sizes is None:
         if not isinstance(size, int):
             raise Unsupported("the open batch axis split")

@@ -16,6 +16,7 @@ from rainshed.engine.view.naming import Names, Place, op_names, type_text
 from rainshed.engine.view.spread import Spread, balance_of, speeds_of, spreads
 from rainshed.engine.view.trail import Trail, variable_name
 from rainshed.ops.access import Box, box_size
+from rainshed.ops.errors import UsageError
 from rainshed.ops.types import dtype_of
 
 
@@ -131,7 +132,11 @@ class PlanView:
 
 
 def view_of(plan: Plan) -> PlanView:
-    """The summary of a plan."""
+    """The summary of a plan. Raises UsageError for what is none."""
+    if not isinstance(plan, Plan):
+        raise UsageError(
+            f"a plan is shown; found {type(plan).__name__}", hint="rs.compile(graph, cluster), session.plan"
+        )
     trail = Trail(plan)
     name = Names(plan)
     flows = _flows(plan, trail, name)

@@ -26,12 +26,11 @@ from rainshed.runtime.auth import Identity
 from rainshed.runtime.deadlines import Timeouts
 from rainshed.runtime.documents import pack
 from rainshed.runtime.initial import done_text
-from rainshed.runtime.messages import Done, Failed, Heartbeat, Join, Message, Order, Refused, Report, Stop
+from rainshed.runtime.messages import Done, Failed, Heartbeat, Join, Message, Order, Refused, Report, Stop, text_said
 from rainshed.runtime.transport import Channel, Endpoint, listen
 
 logger: Final = logging.getLogger("rainshed.agent")
 MAX_ORDER_NBYTES: Final = 1 << 40
-_MAX_TEXT: Final = 8000
 
 Task = Callable[["Agent", memoryview], tuple[Any, Sequence[np.ndarray]]]
 # Done as it comes, on the connection's thread, while a long task runs; it calls `Agent.done` itself when its time has come.
@@ -156,7 +155,7 @@ class Agent:
         if self.stopping.is_set():
             return
         try:
-            self._say(Refused(order.request, code, text[:_MAX_TEXT]))
+            self._say(Refused(order.request, code, text_said(text)))
         except RainshedError as error:
             self._end(error)
 

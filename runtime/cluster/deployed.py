@@ -102,11 +102,12 @@ class Deployed(ABC):
     def set_variables(self, values: Mapping[str, Any]) -> None:
         """Set variables by name, each whole. Raises DataError before anything is set."""
         known = {name: (whole, dtype) for _, name, _, whole, dtype in self.parts()}
-        arrays = {name: np.asarray(value) for name, value in values.items()}
-        for name, array in arrays.items():
+        arrays = {}
+        for name, value in values.items():
             if name not in known:
                 raise DataError(f"the plan has no variable {name!r}", variables=", ".join(sorted(known)) or "none")
             whole, dtype = known[name]
+            array = arrays[name] = as_fed(np.asarray(value), dtype_of(dtype))
             if array.shape != whole or array.dtype != dtype_of(dtype).numpy:
                 raise DataError(f"variable {name!r} is {dtype}{list(whole)}; found {array.dtype}{list(array.shape)}")
         for machine, name, box, _, _ in self.parts(list(arrays)):

@@ -125,6 +125,11 @@ class ParamClient:
         self._send()
         self._settle(fetched=False)
 
+    def abort(self, error: RainshedError) -> None:
+        """Who waits for a server gets this error. From any thread."""
+        for link in self._links.values():
+            link.abort(error)
+
     def close(self) -> None:
         """End all threads. What was not acknowledged may be lost: `flush` first."""
         for link in self._links.values():

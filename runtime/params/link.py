@@ -164,9 +164,9 @@ class Link:
             while self._act():
                 pass
         except RainshedError as error:
-            self._fail(error)
+            self.abort(error)
         except Exception as error:
-            self._fail(RainshedError(f"{self._name}: the line to shard {self.line.shard} failed: {error!r}"))
+            self.abort(RainshedError(f"{self._name}: the line to shard {self.line.shard} failed: {error!r}"))
 
     def _act(self) -> bool:
         """Wait until there is something to do, and do it; False at the end."""
@@ -223,7 +223,7 @@ class Link:
         with self._changed:
             if self._attempts:
                 pause_s = min(_FIRST_PAUSE_S * 2 ** min(self._attempts - 1, 10), _LAST_PAUSE_S, self._moved.left())
-                if self._changed.wait_for(lambda: self._stopped, pause_s):
+                if self._changed.wait_for(lambda: self._stopped or self._error is not None, pause_s):
                     return
             self._attempts += 1
         try:
@@ -263,10 +263,10 @@ class Link:
             self._strikes += 1
             last = self._strikes >= _STRIKES
         if last:
-            self._fail(error)
+            self.abort(error)
 
-    def _fail(self, error: RainshedError) -> None:
-        """End; everybody who waits gets the error."""
+    def abort(self, error: RainshedError) -> None:
+        """End; everybody who waits gets the error. From any thread."""
         with self._changed:
             if self._error is None and not self._stopped:
                 self._error = error
@@ -310,4 +310,4 @@ class Link:
         if isinstance(error, ProtocolError):
             self._strike(error)
         elif isinstance(error, _FINAL) or not isinstance(error, TransportError | StallError | None):
-            self._fail(error)
+            self.abort(error)

@@ -21,7 +21,8 @@ import pytest
 from rainshed.compiler.load import load_plan, plan_from_json
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.pipeline import compile
-from rainshed.compiler.plan import Plan, save, to_json
+from rainshed.compiler.plan import Plan, to_json
+from rainshed.engine.plans import save_plan
 from rainshed.ops import CATALOGUE as C
 from rainshed.ops.errors import ClusterError, PlanError
 from rainshed.ops.init import Init
@@ -290,7 +291,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
-    save(small_plan(), tmp_path / "plan.json")
+    save_plan(small_plan(), tmp_path / "plan.json")
     assert to_json(load_plan(tmp_path / "plan.json", C)) == PLAN
 
 

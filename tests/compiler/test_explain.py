@@ -1,6 +1,7 @@
 """explain: candidates, pieces and reasons of a small plan."""
 
 import pytest
+from msgspec.structs import replace
 
 import rainshed as rs
 from rainshed.compiler.explain import explain, over_steps
@@ -34,6 +35,19 @@ def test_the_chosen_layout_stands_among_the_cheapest(plan: Plan) -> None:
 def test_a_partial_sum_is_called_one(plan: Plan) -> None:
     layouts = [c.layout for c in explain(plan, "dense/matmul").candidates["dense/matmul"]]
     assert any("k in 2 (partial sums)" in text for text in layouts)
+
+
+def test_candidates_differ_in_words_or_figures() -> None:
+    """3 parts of 32 rows may be uneven in three ways, of which each costs the same."""
+    x, label = rs.input("x", (32, 200)), rs.input("label", (32,), "int32")
+    y = rs.layers.dense(rs.layers.dense(x, 200, activation=rs.tanh), 10)
+    graph = rs.graph(loss=rs.mean(rs.softmax_cross_entropy(y, label)), optimizer=rs.SGD(0.1))
+    plan = compile(graph, Cluster.local(3, cores=1, memory_bytes=2**32))
+    assert plan.candidates
+    for name, candidates in plan.candidates.items():
+        assert len({replace(one, chosen=False) for one in candidates}) == len(candidates), name
+        assert sum(one.chosen for one in candidates) == 1
+        assert sorted(c.total_s for c in candidates[:-1]) == [c.total_s for c in candidates[:-1]]
 
 
 def test_every_transfer_has_a_reason_and_a_reader(plan: Plan) -> None:

@@ -10,7 +10,8 @@ from random_ops import TWINS
 from rainshed.compiler import load
 from rainshed.compiler.load import check_plan, load_plan, plan_from_json
 from rainshed.compiler.pipeline import compile
-from rainshed.compiler.plan import save, to_json
+from rainshed.compiler.plan import to_json
+from rainshed.engine.plans import save_plan
 from rainshed.ops import CATALOGUE
 from rainshed.ops.errors import PlanError
 from rainshed.ops.ir import Graph
@@ -32,7 +33,7 @@ def test_an_op_of_the_users_own_must_be_given() -> None:
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch) -> None:
     path = tmp_path / "plan.json"
-    save(compile(Graph({"y": input("x", (3,)) + 1.0}), cluster(1)), path)
+    save_plan(compile(Graph({"y": input("x", (3,)) + 1.0}), cluster(1)), path)
     load_plan(path, CATALOGUE)
     monkeypatch.setattr(load, "MAX_FILE_BYTES", 10)
     with pytest.raises(PlanError, match="larger than 10 bytes"):
@@ -58,7 +59,7 @@ for thread in threads: thread.join()
 def test_the_first_plans_of_a_process_may_be_read_by_several_threads(tmp_path, run: int) -> None:
     """msgspec ends the process when two threads are the first to read a type."""
     plan = compile(Graph({"y": input("x", (3,)) + 1.0}), cluster(2))
-    save(plan, tmp_path / "plan.json")
+    save_plan(plan, tmp_path / "plan.json")
     line = [sys.executable, "-c", TOGETHER, str(tmp_path / "plan.json")]
     done = subprocess.run(line, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr

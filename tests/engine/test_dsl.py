@@ -470,3 +470,22 @@ def test_a_variable_that_is_not_trained_is_noted():
     v, w = rs.variable("v", (2,)), rs.variable("w", (2,))
     with pytest.warns(rs.GraphWarning, match="does not depend on variable 'w'"):
         rs.graph(loss=rs.mean(v), outputs={"w": w})
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda a, b: rs.where(a == b, 1.0, b),
+        lambda a, b: rs.where(a == 0, 1.0, b),
+        lambda a, b: rs.mean(rs.astype(a == b, "float32")),
+        lambda a, b: rs.sum(a != b),
+        lambda a, b: rs.any(a == b),
+        lambda a, b: a * (a == b),
+        lambda a, b: (a != 0) + b,
+    ],
+)
+def test_what_comparing_nodes_as_objects_gives_is_no_array(build):
+    """Nodes are keys, so that == tells whether two are one. An accuracy would be 0 without a word."""
+    with pytest.raises(RainshedError) as caught:
+        build(rs.input("a", (3,)), rs.input("b", (3,)))
+    assert "not_equal(a, b)" in str(caught.value)

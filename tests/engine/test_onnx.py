@@ -293,6 +293,46 @@ def test_weights_of_the_file_as_values_of_variables():
         model.variable("w0", given["w0"])
 
 
+@pytest.mark.parametrize("read", [["a"], ["b"], ["a", "b"], ["c", "a"]])
+@pytest.mark.parametrize("opset", [11, 13])
+def test_equal_parts_of_which_some_are_not_read(opset, read):
+    x = random(6, 4)
+    nodes = [helper.make_node("Split", ["x"], ["a", "b", "c"], axis=0), helper.make_node("Sum", read, ["y"])]
+    values = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
+    results = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "net", values, results)
+    against_reference(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]), {"x": x})
+
+
+def test_whole_numbers_to_powers_that_are_none():
+    model = chain(("Pow", ["x", "p"], "y", {}), inputs={"x": [3]}, weights={"p": np.array([0.5, 1.5, 2], np.float32)})
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
+    against_reference(model, {"x": np.array([4, 9, 3], np.int32)})
+
+
+def test_sums_of_exponentials_that_are_not_finite():
+    model = chain(("ReduceLogSumExp", ["x"], "y", {"axes": [1], "keepdims": 0}), inputs={"x": [4, 2]}, weights={})
+    x = np.array([[-np.inf, -np.inf], [np.inf, 1], [-np.inf, 2], [np.nan, 1]], np.float32)
+    (found,) = rs.evaluate(rs.onnx.load(model).graph, {"x": x}).values()
+    np.testing.assert_array_equal(found, np.array([-np.inf, np.inf, 2, np.nan], np.float32))
+
+
+def test_names_that_differ_in_what_no_graph_can_hold():
+    model = chain(
+        ("Mul", ["x{", "w{"], "y=", {}),
+        ("Mul", ["x}", "w}"], "y#", {}),
+        inputs={"x{": [2], "x}": [2]},
+        weights={"w{": np.array([1, 2], np.float32), "w}": np.array([3, 4], np.float32)},
+        outputs=("y=", "y#"),
+    )
+    imported = rs.onnx.load(model)
+    assert imported.inputs.keys() == {"x{", "x}"}
+    first, second = rs.evaluate(
+        imported.graph, {node.name: np.ones(2, np.float32) for node in imported.inputs.values()}
+    ).values()
+    np.testing.assert_array_equal([first, second], [[1, 2], [3, 4]])
+
+
 def test_shapes_are_computed_now():
     """What exporters write for `x.view(x.shape[0], -1)`."""
     model = chain(

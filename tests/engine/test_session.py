@@ -15,7 +15,7 @@ import pytest
 import rainshed as rs
 from rainshed.engine import models
 from rainshed.engine.progress import Work
-from rainshed.ops.errors import CheckpointError, CompileError, DataError, UsageError
+from rainshed.ops.errors import CheckpointError, CompileError, DataError, KernelError, UsageError
 from rainshed.runtime.cluster import here
 
 THREADS = {"backend": "threads"}
@@ -321,3 +321,48 @@ def test_how_far_the_first_values_are_is_told_where_they_take_long(monkeypatch):
     monkeypatch.setattr(here, "WORK_EVERY_S", 0.0)
     with rs.Session(plan, on_work=told.append):
         assert told == [Work("machine m0", f"first values: {n:,} of {4 << 23:,} bytes") for n in (4 << 22, 4 << 23)]
+
+
+@pytest.mark.parametrize("told", [{"backend": "here"}, {"cluster": rs.Cluster.local(2), "backend": "threads"}], ids=str)
+def test_bytes_in_the_other_order_are_turned(told):
+    """Files of other machines and of some formats hold the high byte first."""
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    graph = rs.graph(outputs={"y": rs.input("x", (2, 3)) * rs.variable("w", (2, 3))})
+    with rs.Session(graph, **told) as session:
+        session.set_variables({"w": x.astype(">f4")})
+        np.testing.assert_array_equal(session.run({"x": x.astype(">f4")})["y"], x * x)
+
+
+@rs.op(signature="()->()")
+def lost_file(x, out):
+    raise OSError("cannot read caf\udce9.npy, " + "in a folder with a long name " * 1000)
+
+
+def test_an_error_with_any_text_arrives():
+    """Names of files may hold what UTF-8 does not."""
+    graph = rs.graph(outputs={"y": lost_file(rs.input("x", (4, 3)))})
+    says = r"lost_file: its kernel raised OSError: cannot read caf\\udce9.npy"
+    with (
+        rs.Session(graph, rs.Cluster.local(2), strategy="batch", **THREADS) as session,
+        pytest.raises(KernelError, match=says),
+    ):
+        session.run({"x": np.ones((4, 3), np.float32)})
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda node, path: rs.compile(node, rs.Cluster.local(1)),
+        lambda node, path: rs.Session(node),
+        lambda node, path: rs.Training(node, {}),
+        lambda node, path: rs.plan_html(node),
+        lambda node, path: rs.plan_text(node),
+        lambda node, path: rs.compare(node, node),
+        lambda node, path: rs.save_plan(node, path / "plan.json"),
+    ],
+    ids=["compile", "session", "training", "html", "text", "compare", "save"],
+)
+def test_a_node_is_neither_graph_nor_plan(ask, tmp_path):
+    with pytest.raises(UsageError, match=r"graph|plan"):
+        ask(rs.input("x", (2, 3)) * 2, tmp_path)
+    assert not os.listdir(tmp_path)

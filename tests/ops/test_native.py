@@ -61,6 +61,18 @@ def test_broadcasts_types_and_special_values():
     check(build, x, f32(4), f32(2, 1), boolean(2, 4), i64(4) + 6)
 
 
+def test_whole_numbers_wrap_around_as_numpys_do():
+    """A compiler that takes it that sums of signed numbers never overflow leaves out the comparison, or the sign of abs."""
+    x = np.concatenate([[2**63 - 1, -(2**63), 1 - 2**63, 2**62, -(2**62), 14], i64(20)])
+
+    def build(x):
+        later = C["where"](x + 1 > x, x * 3, C["abs"](x - 7) + C["square"](x))
+        return C["floor_divide"](later + later, 2) - C["where"](-x < x, C["abs"](-x), 5 - x)
+
+    check(build, x, tolerance=0)
+    check(build, x.astype(np.int32), tolerance=0)
+
+
 def test_an_empty_result_and_a_scalar():
     check(lambda x: C["exp"](x) + 1.0, f32(0, 3))
     check(lambda x, y: x * y - 0.5, f32(), f32(1))

@@ -10,6 +10,7 @@ from params_kit import QUICK, adagrad, cluster, config_of, ledger_rule, part, sg
 from rainshed.ops.errors import (
     DataError,
     NotFiniteError,
+    PeerLostError,
     ProtocolError,
     ShapeError,
     StaleIncarnationError,
@@ -381,6 +382,25 @@ def test_a_shard_that_is_gone_is_named(scheme):
         with pytest.raises(StallError, match=r"waited 0\.6 s for shard 0") as caught:
             ann.flush()
         assert "no, after" in str(caught.value)
+
+
+def test_when_the_job_is_over_nobody_waits_for_a_shard(running):
+    _, _, ann = begin(running, servers=2)
+    running.endpoints[0].close()
+    ann.push(0, filled(1.0))
+    errors = []
+
+    def flush():
+        with pytest.raises(PeerLostError) as caught:
+            ann.flush()
+        errors.append(caught.value)
+
+    waiting = threading.Thread(target=flush)
+    waiting.start()
+    over = PeerLostError("the job is over")
+    ann.abort(over)
+    waiting.join(5)  # half of the time after which the shard would count as lost
+    assert errors == [over]
 
 
 @pytest.mark.parametrize("scheme", ["inproc", "tcp"])
