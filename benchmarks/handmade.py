@@ -23,10 +23,11 @@ from msgspec import structs
 
 from rainshed.compiler.collector import at_rest
 from rainshed.compiler.cost import FREE, WEIGHTLESS
+from rainshed.compiler.drafts import draft
 from rainshed.compiler.layouts import Layout
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.passes.split import Splitter
-from rainshed.compiler.pipeline import PLACED, SHARED, plan_of, run_passes
+from rainshed.compiler.pipeline import PLACED, SHARED, run_passes
 from rainshed.compiler.plan import Plan
 from rainshed.compiler.setting import Setting
 from rainshed.ops.ir import Graph, Node
@@ -47,7 +48,7 @@ def plan_by_hand(graph: Graph, cluster: Cluster, rule: Rule) -> Plan:
 def plan_of_layouts(graph: Graph, setting: Setting, layouts: Layouts) -> Plan:
     """The plan of a graph that has been through the passes SHARED, with these layouts."""
     placed = run_passes(Splitter(graph, layouts).run(), setting, PLACED[1:])
-    return structs.replace(plan_of(placed, setting), notes={"strategy": "by hand"})
+    return structs.replace(draft(placed, setting).plan(), notes={"strategy": "by hand"})
 
 
 def blocks(graph: Graph, machines: int) -> Layouts:

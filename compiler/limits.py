@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rainshed.compiler.cost import FREE
 from rainshed.compiler.machines import Cluster, Machine
-from rainshed.compiler.plan import Plan
+from rainshed.compiler.plan import Program
 from rainshed.compiler.simulate import memory_of
 from rainshed.ops.access import box_size
 from rainshed.ops.errors import CompileError
@@ -32,12 +32,12 @@ def spread_memory(graph: Graph, cluster: Cluster) -> dict[str, str]:
     return {"variables": total, "memory": _memories(cluster.machines)}
 
 
-def memory_needed(plans: Mapping[str, Plan], cluster: Cluster) -> str | None:
-    """What the machines would need for that of some plans, by strategy, which lacks least; None if only units lack memory."""
+def memory_needed(plans: Mapping[str, Sequence[Program]], cluster: Cluster) -> str | None:
+    """What the machines would need for the programs, of those by strategy, that lack least; None if only units lack memory."""
     there = {m.name: m.memory_bytes for m in cluster.machines}
     lacks = {
-        name: {p.machine: memory_of(p) for p in plan.programs if memory_of(p) > there[p.machine]}
-        for name, plan in plans.items()
+        name: {p.machine: memory_of(p) for p in programs if memory_of(p) > there[p.machine]}
+        for name, programs in plans.items()
     }
     lacks = {name: machines for name, machines in lacks.items() if machines}
     if not lacks:

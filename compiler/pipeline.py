@@ -12,9 +12,9 @@ from msgspec import structs
 
 from rainshed.compiler.check import check_graph
 from rainshed.compiler.collector import at_rest
+from rainshed.compiler.drafts import Draft, draft, shortest
 from rainshed.compiler.explain import kept_candidates
 from rainshed.compiler.limits import memory_lack, memory_needed, spread_memory
-from rainshed.compiler.lower import lower, packed
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.partition.strategy import (
     GUIDED,
@@ -25,6 +25,7 @@ from rainshed.compiler.partition.strategy import (
     guided_seconds,
     known,
     rank,
+    tiles_of,
 )
 from rainshed.compiler.passes.differentiate import differentiate
 from rainshed.compiler.passes.fold_products import fold_products
@@ -39,20 +40,16 @@ from rainshed.compiler.passes.place import place
 from rainshed.compiler.passes.pool_first import pool_first
 from rainshed.compiler.passes.rematerialize import rematerialize, second_flops, worth_trying
 from rainshed.compiler.passes.repeat import repeat
-from rainshed.compiler.passes.schedule import schedule
 from rainshed.compiler.passes.simplify import simplify
 from rainshed.compiler.passes.split import split
 from rainshed.compiler.passes.tidy import tidy
 from rainshed.compiler.passes.widen import widen
 from rainshed.compiler.pins import pinned
-from rainshed.compiler.plan import VERSION, Plan, Prediction, Program, Transfer
+from rainshed.compiler.plan import Plan, Program
 from rainshed.compiler.reach import all_linked, parts_of, unlinked, widened
-from rainshed.compiler.room import roomy
 from rainshed.compiler.setting import Setting
-from rainshed.compiler.simulate import in_other_arenas, memory_of, simulate, unit_memory_of
-from rainshed.compiler.timing import step_seconds
 from rainshed.ops.errors import CompileError, ContractError, UsageError
-from rainshed.ops.ir import Graph, Node
+from rainshed.ops.ir import Graph
 from rainshed.ops.types import Batch, TensorType, whole_of
 
 Pass = Callable[[Graph, Setting], Graph]
@@ -79,9 +76,8 @@ PASSES: tuple[Pass, ...] = (
 
 NO_PINS: Mapping[str, str] = MappingProxyType({})
 PLANS = 5  # that are made and simulated, of the strategies with the best estimates
-MUCH = 90_000  # instructions of all plans that are made, from the third plan on
+MUCH = 40_000  # instructions of all plans that are made, from the third plan on
 MUCH_OF_TWO = 600_000  # of two plans; beyond it only a plan that fits is looked for
-WORTH_ROOM = 0.98  # larger arenas are taken for a step that is shorter than so much of that with small ones
 WORSE = 1.5  # an estimate so many times the best one is not followed up
 
 SHARED = PASSES[: PASSES.index(split)]  # the same whatever the strategy
@@ -201,35 +197,38 @@ def _best(graph: Graph, setting: Setting, strategy: str) -> Plan:
     if lack is not None:
         raise lack
     estimates = _promising(graph, setting) if strategy == "auto" else {strategy: 0.0}
-    plans: dict[str, Plan] = {}
+    drafts: dict[str, Draft] = {}
     refused: dict[str, str] = {}
-    large: dict[str, Plan] = {}
-    work = 0
-    for name, about in estimates.items():
-        each = work / max(1, len(plans) + len(refused))
-        most = MUCH if len(plans) > 1 else MUCH_OF_TWO
-        if len(plans) >= PLANS or (plans and (work + each > most or about > WORSE * min(estimates.values()))):
+    large: dict[str, tuple[Program, ...]] = {}
+    work = tiles = 0
+    for name in _turns(estimates):
+        own = tiles_of(graph, replace(setting, strategy=name))
+        expected = work * (1 + own / tiles) if tiles else 0.0
+        most = MUCH if len(drafts) > 1 else MUCH_OF_TWO
+        if len(drafts) >= PLANS or (drafts and (expected > most or estimates[name] > WORSE * min(estimates.values()))):
             break
-        plan, missing = _fitting(graph, replace(setting, strategy=name))
-        work += sum(len(p.instructions) for p in plan.programs)
-        if missing:
-            refused[name], large[name] = missing, plan
+        made = _fitting(graph, replace(setting, strategy=name))
+        work, tiles = work + made.work, tiles + own
+        if made.lack:
+            refused[name], large[name] = made.lack, made.programs
         else:
-            plans[name] = plan
-    if not plans:
+            drafts[name] = made
+    if not drafts:
         found = {f"strategy {name}": text for name, text in refused.items()}
         needed = memory_needed(large, cluster)
         hint = "a smaller batch, or rematerialize=True, which computes activations again instead of keeping them"
         raise CompileError(
             "no plan fits into the machines' memory", needed=needed, **found, **spread_memory(graph, cluster), hint=hint
         )
-    best = min(plans, key=lambda name: (plans[name].prediction.step_s, plans[name].prediction.bytes))
-    tried = {n: f"{p.prediction.step_s * 1e3:.3f} ms, {p.prediction.bytes} bytes" for n, p in plans.items()} | refused
+    best, plan = shortest(drafts)
+    steps = {name: (made.step_s, made.nbytes) for name, made in drafts.items()}
+    steps[best] = plan.prediction.step_s, plan.prediction.bytes
+    tried = {n: f"{step_s * 1e3:.3f} ms, {nbytes} bytes" for n, (step_s, nbytes) in steps.items()} | refused
     notes = {"strategy": best, **{f"tried {n}": text for n, text in tried.items()}}
     notes |= {
         f"thought of {n}": f"about {s * 1e3:.3f} ms" for n, s in estimates.items() if n not in tried and s < math.inf
     }
-    return structs.replace(plans[best], notes=notes, candidates=kept_candidates(known(graph, setting, best), best))
+    return structs.replace(plan, notes=notes, candidates=kept_candidates(known(graph, setting, best), best))
 
 
 def _promising(graph: Graph, setting: Setting) -> dict[str, float]:
@@ -244,17 +243,29 @@ def _promising(graph: Graph, setting: Setting) -> dict[str, float]:
     return found | {name: math.inf for name, s in STRATEGIES.items() if s.last}
 
 
-def _fitting(graph: Graph, setting: Setting) -> tuple[Plan, str]:
-    """A plan, and what it lacks: in a thrifty order, or without GPUs, if it fits only so."""
-    plan = _plan(graph, setting)
-    lack = _lacking_memory(plan.programs, setting.cluster)
-    if lack and not setting.thrifty and len(setting.cluster.machines) > 1:
-        plan = _plan(graph, replace(setting, thrifty=True))
-        lack = _lacking_memory(plan.programs, setting.cluster)
-    if lack and any(p.unit_arenas for p in plan.programs):
-        plan = _plan(graph, replace(setting, thrifty=True, units=False))
-        lack = _lacking_memory(plan.programs, setting.cluster)
-    return plan, lack
+def _turns(estimates: Mapping[str, float]) -> list[str]:
+    """The strategies in the order in which plans are made: after the best one the best that gives layers other machines. Estimates
+    of strategies that give layers the same machines err alike."""
+    order = list(estimates)
+    kinds = {n: (s.spread.parts, s.spread.stages) for n, s in STRATEGIES.items()}
+    kinds[GUIDED] = next((kinds[n] for n in order if n in STRATEGIES and n not in SLICED), (1, 1))
+    other = next((n for n in order if kinds[n] != kinds[order[0]] and estimates[n] < math.inf), None)
+    if other is not None and estimates[other] <= WORSE * estimates[order[0]]:
+        order.remove(other)
+        order.insert(1, other)
+    return order
+
+
+def _fitting(graph: Graph, setting: Setting) -> Draft:
+    """A plan to be, in a thrifty order, or without GPUs, if it fits only so."""
+    found = draft(run_passes(graph, setting, PLACED), setting)
+    thrifty = replace(setting, thrifty=True)
+    if found.lack and not setting.thrifty and len(setting.cluster.machines) > 1:
+        found = draft(run_passes(graph, thrifty, PLACED), thrifty)
+    if found.lack and any(p.unit_arenas for p in found.programs):
+        hosts = replace(thrifty, units=False)
+        found = draft(run_passes(graph, hosts, PLACED), hosts)
+    return found
 
 
 def _checked(graph: Graph, cluster: Cluster, place: Mapping[str, str] = NO_PINS) -> Graph:
@@ -316,54 +327,3 @@ def show(
     if last > len(SHARED) and not all_linked(cluster):
         setting = replace(setting, cluster=parts_of(cluster, graph)[0])
     return run_passes(graph, setting, PASSES[len(SHARED) : last])
-
-
-def _plan(graph: Graph, setting: Setting) -> Plan:
-    return plan_of(run_passes(graph, setting, PLACED), setting)
-
-
-def plan_of(graph: Graph, setting: Setting) -> Plan:
-    """The plan of a graph that has been through all passes: in the order of `schedule`; of a pipeline of slices, in the shorter of
-    its two. Otherwise whether it fits is not looked at."""
-    programs, transfers, prediction = _ordered(graph, setting, schedule(graph, setting))
-    if setting.strategy in SLICED and not setting.thrifty:
-        other = _ordered(graph, setting, schedule(graph, setting, slices=True))
-        if other[2].step_s < prediction.step_s and not _lacking_memory(other[0], setting.cluster):
-            programs, transfers, prediction = other
-    return Plan(
-        version=VERSION,
-        programs=programs,
-        transfers=transfers,
-        cluster=setting.cluster.to_data(),
-        prediction=prediction,
-        seed=setting.seed,
-        loss=graph.loss,
-    )
-
-
-def _ordered(
-    graph: Graph, setting: Setting, order: list[Node]
-) -> tuple[tuple[Program, ...], tuple[Transfer, ...], Prediction]:
-    """The programs in this order, with larger arenas where a step is simulated to be shorter for it and they fit."""
-    programs, transfers = lower(graph, order, setting)
-    prediction = simulate(programs, transfers, setting.cluster)
-    if transfers and not setting.thrifty:
-        larger = tuple(roomy(p, pack=packed(order, setting)) for p in programs)
-        if larger != programs and not _lacking_memory(larger, setting.cluster):
-            step_s = step_seconds(larger, setting.cluster)
-            if step_s < WORTH_ROOM * prediction.step_s:
-                programs, prediction = larger, in_other_arenas(prediction, larger, step_s)
-    return programs, transfers, prediction
-
-
-def _lacking_memory(programs: Sequence[Program], cluster: Cluster) -> str:
-    """What is missing, or "" if every machine's part fits."""
-    for program in programs:
-        needed, there = memory_of(program), cluster.machine(program.machine).memory_bytes
-        if needed > there:
-            return f"{program.machine} would need {needed} bytes of memory, and has {there}"
-        for name, nbytes in unit_memory_of(program).items():
-            unit = cluster.machine(program.machine).unit(name)
-            if unit is not None and nbytes > unit.memory_bytes:
-                return f"{program.machine}/{name} would need {nbytes} bytes of memory, and has {unit.memory_bytes}"
-    return ""

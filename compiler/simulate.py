@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from msgspec import structs
-
 from rainshed.compiler.machines import Cluster
 from rainshed.compiler.plan import (
     ARENA,
@@ -25,8 +23,10 @@ from rainshed.compiler.units import HOST
 from rainshed.ops.errors import PlanError
 
 
-def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], cluster: Cluster) -> Prediction:
-    """Predicted seconds, bytes and memory of one step, for the whole and per machine.
+def simulate(
+    programs: tuple[Program, ...], transfers: tuple[Transfer, ...], cluster: Cluster, step_s: float | None = None
+) -> Prediction:
+    """Predicted seconds, bytes and memory of one step, for the whole and per machine. `step_s`: what `step_seconds` gave, if known.
 
     Raises  PlanError if machines wait for each other for ever
     """
@@ -52,18 +52,12 @@ def simulate(programs: tuple[Program, ...], transfers: tuple[Transfer, ...], clu
     total_flops = sum(i.flops for own in runs.values() for i in own)
     even = total_flops / sum(m.flops + sum(u.flops for u in m.units) for m in cluster.machines)
     return Prediction(
-        step_s=step_seconds(programs, cluster),
+        step_s=step_seconds(programs, cluster) if step_s is None else step_s,
         bytes=sum(t.nbytes for t in transfers),
         messages=len(transfers),
         lower_bound_s=max(even, busiest),
         machines=machines,
     )
-
-
-def in_other_arenas(prediction: Prediction, programs: tuple[Program, ...], step_s: float) -> Prediction:
-    """The prediction for the same programs with values in other places, in which a step takes so long."""
-    machines = {p.machine: structs.replace(prediction.machines[p.machine], memory_bytes=memory_of(p)) for p in programs}
-    return structs.replace(prediction, step_s=step_s, machines=machines)
 
 
 def memory_of(program: Program) -> int:

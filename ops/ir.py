@@ -409,14 +409,19 @@ def walk(roots: Iterable[Node]) -> tuple[Node, ...]:
     """All nodes that the roots depend on, inputs before users, by depth first from the first root. Never recursive."""
     done: dict[Node, None] = {}
     for root in roots:
-        stack = [root]
-        while stack:
-            node = stack[-1]
-            waiting = [] if node in done else [i for i in node.inputs if i not in done]
-            if waiting:
-                stack += reversed(waiting)
+        if root in done:
+            continue
+        way = [root]  # down from the root, and what is left to look at of the inputs of each
+        left = [iter(root.inputs)]
+        while way:
+            for value in left[-1]:
+                if value not in done:
+                    way.append(value)
+                    left.append(iter(value.inputs))
+                    break
             else:
-                done[stack.pop()] = None
+                left.pop()
+                done[way.pop()] = None
     return tuple(done)
 
 
@@ -429,7 +434,13 @@ def numbered(nodes: Sequence[Node]) -> tuple[list[list[int]], list[list[int]]]:
     reads: list[list[int]] = []
     readers: list[list[int]] = [[] for _ in nodes]
     for i, node in enumerate(nodes):
-        values = [number[v] for v in (node.inputs if len(node.inputs) < 2 else dict.fromkeys(node.inputs))]
+        inputs = node.inputs
+        if len(inputs) == 1:
+            v = number[inputs[0]]
+            reads.append([v])
+            readers[v].append(i)
+            continue
+        values = [number[v] for v in dict.fromkeys(inputs)] if inputs else []
         reads.append(values)
         for v in values:
             readers[v].append(i)

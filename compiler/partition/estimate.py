@@ -16,6 +16,8 @@ from rainshed.compiler.partition.traffic import between
 from rainshed.ops.ir import Node
 from rainshed.ops.types import TensorType
 
+MOST_KNOWN = 2**22  # numbers of bytes that are kept from one estimate to the next: 32 MB
+
 
 def estimate(search: Search) -> float:
     """Seconds of one step."""
@@ -54,7 +56,9 @@ class _Estimate:
         self.finish: dict[Node, np.ndarray] = {}
         self.there: dict[Node, np.ndarray] = {}  # when what went to a machine has come
         self.moved: dict[Node, np.ndarray] = {}
-        self.known: dict[object, np.ndarray] = {}
+        self.known = search.shared.crossing
+        if len(self.known) * self.count**2 > MOST_KNOWN:
+            self.known.clear()
         self.ready: dict[Node, np.ndarray] = {}
 
     def run(self) -> float:

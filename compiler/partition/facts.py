@@ -40,6 +40,9 @@ class Shared:
         self.kinds: dict[object, Kind] = {}
         self.spent: dict[object, tuple[np.ndarray, np.ndarray]] = {}  # of blocks, and of kinds
         self.edges: dict[object, np.ndarray] = {}  # likewise
+        self.crossing: dict[
+            object, np.ndarray
+        ] = {}  # elements from machine to machine, of two options: see estimate.py
 
     def seconds(self, have: Kind, its: Kind, i: int, itemsize: int, wires: Wires) -> np.ndarray:
         """Seconds to bring a value to input `i` of a reader (-1: to where it lies itself), put together from those of blocks."""

@@ -193,6 +193,15 @@ def known(graph: Graph, setting: Setting, name: str) -> Search | None:
     return found if found is not None and name in found.ends else None
 
 
+def tiles_of(graph: Graph, setting: Setting) -> int:
+    """How many tiles the layouts of a strategy make, if its search has been done; else 0."""
+    search = known(graph, setting, setting.strategy)
+    if search is None:
+        return 0
+    end = search.ends[setting.strategy]
+    return sum(len(search.facts[node].kind.options[i].layout.homes) for node, i in end.items())
+
+
 def rank(graph: Graph, setting: Setting) -> dict[str, float]:
     """The strategies worth a plan on this cluster, with the seconds of a step that each promises, shortest first.
 

@@ -187,16 +187,16 @@ def _even_seconds(have: Parts, want: Parts, each_s: float, wires: Wires) -> np.n
     shape = (have.layouts, want.layouts, max(have.slots.shape[1], want.slots.shape[1]))
     out, into = np.zeros(shape), np.zeros(shape)
     sent, messages = _with_all(have, want, overlaps, flat)
-    for slot in np.moveaxis(have.slots, 2, 0):  # [layouts, machines]
+    for slot in have.slots.transpose(2, 0, 1):  # [layouts, machines]
         rows = np.arange(have.layouts)[:, None]
-        out[:, :, : slot.shape[1]] += np.where(slot[:, None] >= 0, np.moveaxis(sent[rows, slot], 1, 2), 0)
+        out[:, :, : slot.shape[1]] += np.where(slot[:, None] >= 0, sent[rows, slot].transpose(0, 2, 1), 0)
     size = np.maximum(want.boxes[..., 1] - want.boxes[..., 0], 0).prod(axis=-1)
-    for slot in np.moveaxis(want.slots, 2, 0):
+    for slot in want.slots.transpose(2, 0, 1):
         into[:, :, : slot.shape[1]] += np.where(slot >= 0, size[np.arange(want.layouts)[:, None], slot], 0)
     both = min(have.slots.shape[1], want.slots.shape[1])
     shared = np.flatnonzero((have.slots[:, :both, 0] >= 0).any(axis=0) & (want.slots[:, :both, 0] >= 0).any(axis=0))
-    for a in np.moveaxis(have.slots[:, shared], 2, 0):
-        for b in np.moveaxis(want.slots[:, shared], 2, 0):
+    for a in have.slots[:, shared].transpose(2, 0, 1) if len(shared) else ():
+        for b in want.slots[:, shared].transpose(2, 0, 1):
             own = _of_pairs(overlaps, a, b) * flat
             out[..., shared] -= own
             into[..., shared] -= own

@@ -86,7 +86,9 @@ class _Crossing:
         return self.arrived[key] if host == device else self._copied(self.arrived[key], device)
 
     def _host(self, machine: str) -> Device:
-        return self.hosts.setdefault(machine, Device(machine))
+        if machine not in self.hosts:
+            self.hosts[machine] = Device(machine)
+        return self.hosts[machine]
 
     def _carry(self, value: Node, device: Device, reader: Node) -> Node:
         assert value.device is not None

@@ -30,7 +30,9 @@ def place(graph: Graph, setting: Setting) -> Graph:
     new: dict[Node, Node] = {}
     for node in nodes:
         where = (machine_of[node], units.get(node, HOST))
-        device = devices.setdefault(where, Device(*where))
+        device = devices.get(where)
+        if device is None:
+            device = devices[where] = Device(*where)
         new[node] = node.placed([new[i] for i in node.inputs], device)
     return graph.renamed(new, same_order=True)
 
@@ -53,7 +55,9 @@ class _Refinement:
             at = self.home[reader]
             for v in values:
                 self.at_home[v][at] = self.at_home[v].get(at, 0) + 1
-        self.nbytes = [node.type.nbytes for node in self.nodes]
+        types = {id(node.type): node.type for node in self.nodes}  # far fewer than nodes
+        nbytes = {key: type.nbytes for key, type in types.items()}
+        self.nbytes = [nbytes[id(node.type)] for node in self.nodes]
         self.movable = self._movable(set(graph.roots), cluster)
 
     def _movable(self, held: set[Node], cluster: Cluster) -> list[int]:
@@ -83,8 +87,9 @@ class _Refinement:
         options.update(readers)
         if options <= {here}:
             return False
-        best = min(sorted(options), key=lambda m: self._crossing(node, m))
-        if self._crossing(node, best) >= self._crossing(node, here):
+        bytes_at = {m: self._crossing(node, m) for m in sorted({*options, here})}
+        best = min(sorted(options), key=bytes_at.__getitem__)
+        if bytes_at[best] >= bytes_at[here]:
             return False
         home[node] = best
         for v in self.inputs[node]:

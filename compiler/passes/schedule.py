@@ -149,8 +149,18 @@ def late_last(order: list[Node]) -> list[Node]:
                 found.extend(following)
 
     for node in order:
-        if node not in late:
-            place(node)
+        if node in late:
+            continue
+        for value in node.inputs:
+            if value in late and value not in placed:
+                place(node)
+                break
+        else:
+            if sends:
+                place(node)
+            else:  # most nodes
+                placed.add(node)
+                found.append(node)
     for node in order:
         if node not in placed:
             place(node)

@@ -152,6 +152,8 @@ class Splitter:
         if len(piece.members) == 1:
             (only,) = piece.members
             region = parts[only].origin.box
+            if region == piece.box:
+                return parts[only]
             assert region is not None
             return self._slice(parts[only], within(piece.box, region), layout.homes[only])
         combine = CATALOGUE[node.access.combine or "add"]
@@ -200,10 +202,11 @@ class Splitter:
 
     def _slice(self, tile: Node, box: Box, home: int) -> Node:
         """A part of a tile, cut where the tile is."""
-        if box == whole(fixed(tile.shape)):
-            return tile
         key = (tile, box, home)
         if key not in self.cut:
+            if box == whole(fixed(tile.shape)):
+                self.cut[key] = tile
+                return tile
             attrs = {"start": tuple([low for low, _ in box]), "stop": tuple([high for _, high in box])}
             of = tile.origin
             base = of.box or whole(fixed(tile.shape))
