@@ -5,9 +5,9 @@
 
 The tiles and the placements are those of benchmarks/partition.py. Each placement becomes a plan of a training step with plain SGD:
 tiles of one machine that lie side by side become blocks, everything else is computed where its operands lie. `compile` is the plan
-that `rainshed compile` makes by default, which chooses layouts of whole ops. The plans run on hosts as benchmarks/simulated.py
-makes them. The hosts share the computer's processors; so that a host whose neighbours wait is no faster than it would be alone, a
-control group holds each to its share. It needs root.
+that `rainshed compile` makes by default for the hosts as they were calibrated, which chooses layouts of whole ops. The plans run in
+turn, on hosts as benchmarks/simulated.py makes them. The hosts share the computer's processors; so that a host whose neighbours
+wait is no faster than it would be alone, a control group holds each to its share. It needs root.
 
 Of each plan: the step of the tiles as the partitioner simulates it, on machines of 40 GFLOP/s joined by the hosts' links; the
 step of the plan as predicted from its own kernels, measured on the hosts; and the step measured. `--make` only makes the plans,
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,16 +35,18 @@ from benchmarks.handmade import plan_of_layouts
 from benchmarks.nets import NETS
 from benchmarks.partition import OURS, SEEDS, cluster_of, fineness
 from benchmarks.rivals import Runs, mt_kahypar, peer
-from benchmarks.simulated import joined_job, measured, on_hosts
+from benchmarks.simulated import Steps, joined_job, on_hosts, quiet_steps, row_of
 from rainshed.compiler.load import load_plan
 from rainshed.compiler.machines import Cluster, Link
 from rainshed.compiler.partition.atoms import Tiling, tiling
 from rainshed.compiler.partition.placement import Aim, best_of, candidates, measure, task_of
 from rainshed.compiler.partition.tiled import forward_part, placed_layouts
 from rainshed.compiler.pipeline import SHARED, run_passes
+from rainshed.compiler.plan import Plan
 from rainshed.compiler.setting import Setting
 from rainshed.compiler.this_computer import usable_cores
 from rainshed.engine.calibration import calibrate
+from rainshed.engine.calibration_plan import measured_plan
 from rainshed.ops import CATALOGUE
 from rainshed.runtime.cluster.job import Job
 from tests.netlab import bytes_per_s, lacking
@@ -54,24 +57,25 @@ PLACED = (*OURS, RIVAL)
 DEFAULT = "compile"
 SIDES = (*PLACED, DEFAULT)
 LATENCY_S = 1e-4
-LEAST, LONGEST_S = 3, 6.0  # steps that are measured, and seconds that they take if those are enough
+TURNS = 2  # of each plan
+LEAST = 3  # steps that are measured in a turn
+LONGEST_S = 6.0  # that all steps of a plan take, if those are enough
 PERIOD_S = 0.02  # in which a host uses up its share of the processors, and then waits
 GROUPS = Path("/sys/fs/cgroup")
+LOOKS, LOOK_S = 100, 0.01  # whether a group is empty
 
 
 # -- plans ------------------------------------------------------------------------------------------------------------
 def make(net: str, hosts: int, rate: str, folder: Path) -> None:
     """The plans of a row that are not in the folder yet, with what the partitioner says of their placements."""
-    if all(_file(folder, net, hosts, side).exists() for side in SIDES):
-        return
-    cluster = replace(cluster_of(hosts), default_link=Link(bytes_per_s(rate), LATENCY_S))
-    setting = Setting(cluster=cluster)
     whole = replace(NETS[net](), rule=rs.SGD(0.01).rule())
     default = _file(folder, net, hosts, DEFAULT)
     if not default.exists():
-        rs.save_plan(rs.compile(whole, cluster), default)
+        rs.save_plan(rs.compile(whole, calibrated(hosts, rate, folder)), default)
     if all(_file(folder, net, hosts, side).exists() for side in PLACED):
         return
+    cluster = replace(cluster_of(hosts), default_link=Link(bytes_per_s(rate), LATENCY_S))
+    setting = Setting(cluster=cluster)
     graph = run_passes(whole, setting, SHARED)
     tiles = tiling(forward_part(graph), *fineness(net, hosts))
     for side, home in placements(tiles, hosts, folder).items():
@@ -83,6 +87,14 @@ def make(net: str, hosts: int, rate: str, folder: Path) -> None:
             "phases": f"{placed.phase_balance:.4f}",
         }
         rs.save_plan(structs.replace(plan, notes=told), _file(folder, net, hosts, side))
+
+
+def calibrated(hosts: int, rate: str, folder: Path) -> Cluster:
+    """Such hosts as a cluster: measured once for a folder."""
+    file = folder / f"cluster-{hosts}-{rate}.json"
+    if not file.exists():
+        file.write_text(json.dumps(measure_on_hosts([], hosts, rate, 0, folder)["cluster"]))
+    return Cluster.from_data(json.loads(file.read_text()))
 
 
 def placements(tiles: Tiling, machines: int, keep: Path) -> dict[str, np.ndarray]:
@@ -113,28 +125,48 @@ def coordinate(nets: Sequence[str], hosts: int, address: str, steps: int, folder
 
 
 def _row(job: Job, cluster: Cluster, net: str, steps: int, folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {"net": net, "hosts": len(cluster.machines)}
-    for side in SIDES:
-        plan = load_plan(_file(folder, net, len(cluster.machines), side), CATALOGUE)
-        count = max(LEAST, min(steps, int(LONGEST_S / plan.prediction.step_s)))
-        one = measured(job, cluster, structs.replace(plan, cluster=cluster.to_data()), count)
-        tiles: dict[str, Any] = {"strategy": plan.notes["strategy"]}
-        if side in PLACED:
-            tiles = {
-                "tiles_s": float(plan.notes["tiles_s"]),
-                "tiles_bytes": int(plan.notes["tiles_bytes"]),
-                "phase_balance": float(plan.notes["phases"]),
-            }
-        found[side] = {**tiles, **one}
-    return found
+    """Plans take turns: a computer that becomes slower meanwhile is so for all of them."""
+    made = {side: load_plan(_file(folder, net, len(cluster.machines), side), CATALOGUE) for side in SIDES}
+    plans = {side: structs.replace(plan, cluster=cluster.to_data()) for side, plan in made.items()}
+    predicted = {side: [measured_plan(job, plan, job.agents)] for side, plan in plans.items()}
+    found: dict[str, list[Steps]] = {side: [] for side in SIDES}
+    for _ in range(TURNS):
+        for side, plan in plans.items():
+            most = int(LONGEST_S / plan.prediction.step_s)
+            found[side].append(quiet_steps(job, plan, max(LEAST, min(steps, most) // TURNS)))
+    for side, plan in plans.items():
+        predicted[side].append(measured_plan(job, plan, job.agents))
+    rows = {side: row_of(cluster, plan, joined(found[side]), predicted[side]) for side, plan in plans.items()}
+    told = {side: {**_told(plan, side), **rows[side]} for side, plan in plans.items()}
+    return {"net": net, "hosts": len(cluster.machines), **told}
+
+
+def joined(parts: Sequence[Steps]) -> Steps:
+    return Steps(
+        [time_s for part in parts for time_s in part.times_s],
+        [core_s for part in parts for core_s in part.cores_s],
+        max(part.others for part in parts),
+    )
+
+
+def _told(plan: Plan, side: str) -> dict[str, Any]:
+    """What is known of a plan since it was made."""
+    if side == DEFAULT:
+        return {"strategy": plan.notes["strategy"]}
+    return {
+        "tiles_s": float(plan.notes["tiles_s"]),
+        "tiles_bytes": int(plan.notes["tiles_bytes"]),
+        "phase_balance": float(plan.notes["phases"]),
+    }
 
 
 # -- the hosts around it ----------------------------------------------------------------------------------------------
-def rows(nets: Sequence[str], hosts: int, rate: str, steps: int, folder: Path) -> list[dict[str, Any]]:
+def measure_on_hosts(nets: Sequence[str], hosts: int, rate: str, steps: int, folder: Path) -> dict[str, Any]:
+    """What the coordinator says of such hosts: `cluster` and `rows`."""
     words = ["-m", "benchmarks.placed", "--nets", ",".join(nets), "--hosts", str(hosts), "--steps", str(steps)]
     hold = partial(held_to_share, cores=usable_cores() / hosts)
     found = on_hosts(hosts, rate, [*words, "--keep", str(folder)], hold)
-    return [{**row, "rate": rate} for row in found["rows"]]
+    return {**found, "rows": [{**row, "rate": rate} for row in found["rows"]]}
 
 
 @contextmanager
@@ -153,7 +185,19 @@ def held_to_share(pid: int, cores: float) -> Iterator[None]:
         yield
     finally:
         (root / "cgroup.procs").write_text(str(pid))
-        own.rmdir()
+        _remove(own)
+
+
+def _remove(group: Path) -> None:
+    """A group is busy for a moment after its last process has left."""
+    for _ in range(LOOKS):
+        try:
+            group.rmdir()
+        except OSError:
+            time.sleep(LOOK_S)
+        else:
+            return
+    group.rmdir()
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
@@ -185,18 +229,18 @@ def main() -> None:
     parser.add_argument("--rate", default="1gbit", help="of the hosts' links")
     parser.add_argument("--steps", type=int, default=10, help="measured for each plan, at most")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="placements and plans, kept from run to run")
-    parser.add_argument("--make", action="store_true", help="make the plans, measure nothing")
+    parser.add_argument("--make", action="store_true", help="make the plans, measure no steps")
     parser.add_argument("--table", nargs="+", type=Path, metavar="FILE", help="print rows of such JSON as Markdown")
     parser.add_argument("--inside", metavar="ADDRESS", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    nets = args.nets.split(",")
+    nets = [net for net in args.nets.split(",") if net]
     if args.table:
         print(table([one for file in args.table for one in json.loads(file.read_text())["rows"]]))
         return
     if args.inside:
         print(json.dumps(coordinate(nets, args.hosts[0], args.inside, args.steps, args.keep)))
         return
-    if not args.make and (lack := lacking()):
+    if lack := lacking():
         raise SystemExit(lack)
     try:
         peer("mtkahypar")
@@ -210,7 +254,7 @@ def main() -> None:
             for net in nets:
                 make(net, hosts, args.rate, folder)
             if not args.make:
-                found += rows(nets, hosts, args.rate, args.steps, folder)
+                found += measure_on_hosts(nets, hosts, args.rate, args.steps, folder)["rows"]
     if not args.make:
         print(json.dumps({"rows": found}) if args.json else table(found))
 
