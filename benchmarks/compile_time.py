@@ -1,12 +1,14 @@
 """Seconds to compile, against the number of tiles: how the compiler grows with the plan.
 
-    python -m benchmarks.compile_time [--json] [--out compile_time.png] [--machines 64 4] [--tiles 500 ... 20000] [--chain 100000]
+    python -m benchmarks.compile_time [--json] [--out compile_time.png] [--machines 64] [--tiles 500 ... 20000] [--chain 100000]
+                                      [--passes] [--kept rows.jsonl]
 
 A row is a network of fully connected layers, as deep as gives about so many tiles on so many machines, compiled as a user would.
 A tile is a kernel of the finished plan that computes: one machine's part of a product, of a sum, of a run of element-wise ops
 that became one kernel. What only moves values (slices, blocks put together, messages) is counted in `instructions`.
-`passes` are the seconds of each step of making the plan that was kept, once more and alone; `layouts` is the search for it. The
-last row is a chain of element-wise ops, as many as nodes are asked for.
+The last row is a chain of element-wise ops, as many as nodes are asked for. With --passes each row has the seconds of each step of
+making the plan that was kept, once more and alone; `layouts` is the search for it. With --kept rows are kept in a file, so that
+they can be made in pieces.
 
 `--smoke` runs small sizes in a few seconds.
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +66,14 @@ def tiles_of(plan: Plan) -> int:
     return sum(isinstance(i, Run) and i.op not in MOVING for p in plan.programs for i in p.instructions)
 
 
-def depth_for(tiles: int, cluster: Cluster) -> int:
+def depths_for(tiles: Sequence[int], cluster: Cluster) -> list[int]:
     """How many layers give about so many tiles, judged by two small networks that use all machines."""
     few, more = (tiles_of(rs.compile(layers(n), cluster, strategy="even")) for n in (SOME, 2 * SOME))
-    return max(1, SOME + round((tiles - few) * SOME / max(1, more - few)))
+    return [max(1, SOME + round((count - few) * SOME / max(1, more - few))) for count in tiles]
 
 
-def row(graph: Graph, cluster: Cluster, net: str) -> dict[str, Any]:
+def row(graph: Graph, cluster: Cluster, net: str, *, steps: bool) -> dict[str, Any]:
+    """`steps`: with the seconds of each."""
     begin, busy = time.perf_counter(), time.process_time()
     plan = rs.compile(graph, cluster)
     seconds, processor = time.perf_counter() - begin, time.process_time() - busy
@@ -85,7 +88,7 @@ def row(graph: Graph, cluster: Cluster, net: str) -> dict[str, Any]:
         "strategy": plan.notes["strategy"],
         "seconds": round(seconds, 3),
         "processor_seconds": round(processor, 3),
-        "passes": passes(graph, cluster, plan.notes["strategy"]),
+        **({"passes": passes(graph, cluster, plan.notes["strategy"])} if steps else {}),
     }
 
 
@@ -113,12 +116,12 @@ def passes(graph: Graph, cluster: Cluster, strategy: str) -> dict[str, float]:
 
 
 def line(found: dict[str, Any]) -> str:
-    slowest = sorted(found["passes"].items(), key=lambda item: -item[1])[:4]
+    slowest = sorted(found.get("passes", {}).items(), key=lambda item: -item[1])[:4]
+    one = "; one: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in slowest) if slowest else ""
     return (
         f"{found['net']:<12}{found['machines']:3d} machines {found['nodes']:7d} nodes {found['tiles']:6d} tiles "
         f"{found['instructions']:7d} instructions {found['seconds']:8.2f} s "
-        f"({found['processor_seconds']:.2f} s of a processor), {found['plans']} plans; one: "
-        + ", ".join(f"{name} {seconds:.2f}" for name, seconds in slowest)
+        f"({found['processor_seconds']:.2f} s of a processor), {found['plans']} plans{one}"
     )
 
 
@@ -146,28 +149,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="one JSON object at the end")
     parser.add_argument("--out", type=Path, help="a picture: tiles against seconds")
-    parser.add_argument("--machines", type=int, nargs="+", default=[64, 4])
-    parser.add_argument("--tiles", type=int, nargs="+", default=list(TILES))
+    parser.add_argument("--machines", type=int, nargs="+", default=[64])
+    parser.add_argument("--tiles", type=int, nargs="*", default=list(TILES))
     parser.add_argument("--chain", type=int, default=100_000, help="nodes of the chain; 0: no chain")
+    parser.add_argument("--passes", action="store_true", help="the seconds of each step of making a plan")
+    parser.add_argument("--kept", type=Path, help="a file of rows: new ones are added, and all are drawn and printed")
     parser.add_argument("--smoke", action="store_true", help="small sizes only")
     args = parser.parse_args()
     if args.smoke:
         args.machines, args.tiles, args.chain = [4], [100, 200], 300
-    rows = []
-    for machines in args.machines:
-        cluster = cluster_of(machines)
-        for tiles in args.tiles:
-            rows.append(row(layers(depth_for(tiles, cluster)), cluster, "layers"))
-            if not args.json:
-                print(line(rows[-1]), flush=True)
-    if args.chain:
-        rows.append(row(chain(args.chain), cluster_of(4), "chain"))
+    rows = [json.loads(text) for text in args.kept.read_text().splitlines()] if args.kept and args.kept.exists() else []
+    for graph, machines, net in asked(args):
+        rows.append(row(graph, cluster_of(machines), net, steps=args.passes))
         if not args.json:
             print(line(rows[-1]), flush=True)
+        if args.kept:
+            with args.kept.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
     if args.out:
         draw(rows, args.out)
     if args.json:
         print(json.dumps({"rows": rows}))
+
+
+def asked(args: argparse.Namespace) -> Iterator[tuple[Graph, int, str]]:
+    """The networks, the machines of each, and their kinds."""
+    for machines in args.machines:
+        for depth in depths_for(args.tiles, cluster_of(machines)) if args.tiles else ():
+            yield layers(depth), machines, "layers"
+    if args.chain:
+        yield chain(args.chain), 4, "chain"
 
 
 if __name__ == "__main__":
