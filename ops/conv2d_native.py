@@ -18,7 +18,7 @@ from rainshed.ops.ir import Attrs
 from rainshed.ops.op import Bind, Call, Types
 from rainshed.ops.sweeps import Frame, Sweeps, at_once, cuts, divided, framed, grid, in_order, ready
 from rainshed.ops.types import TensorType, fixed
-from rainshed.ops.vector import BLOCK, Array, Products
+from rainshed.ops.vector import BESIDE, BLOCK, Array, Products
 from rainshed.ops.window import Pair, Window, lows, two_windows
 
 CHUNK = (
@@ -301,7 +301,7 @@ def _sums(types: Types, output: TensorType, attrs: Attrs, group: int) -> Sweeps:
     whole = image[0], image[1], image[2]
     frame = framed(whole, (group * per_group, per_group), (height.low, width.low), wanted)
     # Positions that lie a power of two apart share places of the cache.
-    frame = replace(frame, blocks=per_group > LINE)
+    frame = replace(frame, blocks=per_group > LINE and per_group % BESIDE == 0)
     many, columns = max(1, min(batch, BLOCK // (oh * ow))), out // attrs["groups"]
     lying, a_step = frame.numbers if frame.copied else math.prod(image), width.stride * frame.step
     starts = grid([i * lying for i in range(many)], [i * height.stride * frame.row for i in range(oh)])

@@ -27,7 +27,8 @@ class Frame:
     """Images as the products see them: a group of their channels, moved by (top, left) into a frame of rows x columns.
 
     copied  whether they must be copied there; else the frame is the image itself
-    blocks  whether BESIDE channels of all positions lie in one piece, and then the next: else all channels of a position
+    blocks  whether BESIDE channels of all positions lie in one piece, and then the next, with none left over: else all channels of
+            a position
     """
 
     image: tuple[int, int, int]  # height, width, channels
@@ -58,7 +59,7 @@ class Frame:
 
     @property
     def numbers(self) -> int:
-        return self.size[0] * self.row * (-(-self.channels[1] // BESIDE) if self.blocks else 1)
+        return self.size[0] * self.size[1] * self.channels[1]
 
 
 def framed(image: tuple[int, int, int], channels: tuple[int, int], place: Pair, wanted: Pair) -> Frame:

@@ -230,20 +230,14 @@ def _pad(x, n, many, out):  # type: ignore[no-untyped-def]
     first = max(0, -left)
     wanted = min(width, columns - left) - first
     if blocks:
-        across, edge = (some + BESIDE - 1) // BESIDE, some // BESIDE * BESIDE
         for i in range(many * height):
             row = i % height + top
             if 0 <= row < rows:
                 source = x + 4 * ((i * width + first) * channels + from_channel)
-                target = out + 4 * BESIDE * ((i // height * across * rows + row) * columns + first + left)
+                target = out + 4 * (i // height * rows * some + row * BESIDE) * columns + 4 * BESIDE * (first + left)
                 for c in range(0, some, BESIDE):
-                    to, begin = target + 4 * c * rows * columns, source + 4 * c
-                    if c < edge:
-                        for j in range(wanted):
-                            move(to + 4 * j * BESIDE, begin + 4 * j * channels, BESIDE)
-                    else:
-                        for j in range(wanted):
-                            move(to + 4 * j * BESIDE, begin + 4 * j * channels, some - edge)
+                    for j in range(wanted):
+                        move(target + 4 * (c * rows * columns + j * BESIDE), source + 4 * (j * channels + c), BESIDE)
         return
     parts, length = (1, wanted * some) if some == channels else (wanted, some)
     for i in range(many * height):
