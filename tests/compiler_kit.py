@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from textwrap import dedent
 
 import numpy as np
+from msgspec import structs
 from random_graphs import ALL_OPS
 
 from rainshed.compiler.cost import FREE
@@ -78,7 +78,7 @@ def random_layouts(graph: Graph, machines: int, rng: np.random.Generator) -> dic
             shape = fixed(node.shape) if isinstance(node.type, TensorType) else ()
             options = candidates(access, shapes, shape, (1.0,) * len(own))
             one = options[int(rng.integers(len(options)))]
-            found[node] = replace(one, homes=tuple(own[i] for i in one.homes))
+            found[node] = structs.replace(one, homes=tuple(own[i] for i in one.homes))
     return found
 
 
