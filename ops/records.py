@@ -23,10 +23,22 @@ from rainshed.ops.blas import Bound as BlasCall
 from rainshed.ops.broadcast import broadcast_to, sum_to
 from rainshed.ops.code_cache import Code, digest_of, is_cached, kernel_code
 from rainshed.ops.cuda import merged
-from rainshed.ops.elementwise import ELEMENTWISE, astype, where
+from rainshed.ops.elementwise import astype
 from rainshed.ops.fused import fused, lines_of
 from rainshed.ops.ir import Attrs
 from rainshed.ops.layout import concat_op, permute_dims
+from rainshed.ops.loops import (
+    MODULE,
+    SOURCES,
+    Loop,
+    built_from,
+    cuts_floats,
+    is_exact,
+    is_loop_cached,
+    loop_code,
+    lowered,
+    source_of,
+)
 from rainshed.ops.matmul import matmul, matrix_transpose
 from rainshed.ops.native import is_same_place
 from rainshed.ops.op import Call, Op
@@ -34,23 +46,12 @@ from rainshed.ops.packed import pack, pack_code, pack_numbers, packed_code, pack
 from rainshed.ops.product import matmul_call, product, product_call
 from rainshed.ops.reduce import sum as sum_
 from rainshed.ops.reshape import reshape
-from rainshed.ops.scalar import Line, expression, made, number_text
+from rainshed.ops.scalar import Line, number_text
 from rainshed.ops.slice import slice_op, unslice, view_of
 from rainshed.ops.softmax import softmax
 from rainshed.ops.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_grad
 from rainshed.ops.sweeps import Sweep, do_all
-from rainshed.ops.types import DType, dtype_of, float32
-
-EXACT: Final = frozenset(
-    {
-        "add", "subtract", "multiply", "divide", "negative", "abs", "square", "sqrt", "reciprocal", "maximum", "minimum",
-        "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not",
-        "relu", "step_positive",
-    }
-)  # fmt: skip
-FORMULAS: Final = frozenset(op.formula for name, op in ELEMENTWISE.items() if name in EXACT) | {where.formula, "x0"}
-# Formulas for which there are functions of float32 with the same bits everywhere (ops/exponential.py).
-OWN: Final[Mapping[str | None, str]] = MappingProxyType({ELEMENTWISE[n].formula: n for n in ("tanh", "sigmoid")})
+from rainshed.ops.types import dtype_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +81,7 @@ BY_STEPS: Final = frozenset(
 )  # whose arrays may lie in steps  # fmt: skip
 SEPARATE: Final = frozenset({"concat"})  # none of their records needs another
 MANY_ROWS: Final = 4096
-LOOP: Final = "loop"
+LOOP: Final = "loop"  # the name of element-wise loops in the cache
 
 
 def records_of(op: Op, attrs: Attrs, inputs: list[Array], out: Array, *, compiling: bool = True) -> Records | None:
@@ -129,13 +130,6 @@ def _record_of(bound: Bound) -> Record:
     return Record(bound.code, bound.numbers, bound.kept, bound.room)
 
 
-MODULE: Final = "rainshed.ops.machine_code"
-SOURCES: Final = (
-    MODULE,
-    *(f"rainshed.ops.{name}" for name in ("lowering", "exponential", "blas")),
-)  # what kernels are built from
-
-
 class _MachineCode:
     """The kernels of `ops/machine_code.py` by name, which is imported only if the cache on disk does not have one."""
 
@@ -160,16 +154,12 @@ def _loop(lines: tuple[Line, ...], inputs: list[Array], out: Array, compiling: b
     shape, *steps = merged(out.shape, *(_steps(x, out.shape) for x in (*inputs, out)))
     outer = np.array([shape[:-1], *(s[:-1] for s in steps)], np.int64)
     inside = tuple(i for i, x in enumerate(inputs) if is_same_place(x, out) and steps[i] == steps[-1])
-    loop = Loop(tuple(types[:-1]), types[-1], tuple(s[-1] for s in steps), lines, inside)
-    if not compiling and not is_cached(LOOP, _built_from(loop)):
+    source = source_of(Loop(tuple(types[:-1]), types[-1], tuple(s[-1] for s in steps), lines, inside))
+    if not compiling and not is_loop_cached(LOOP, source):
         return None
-    function = _compiled(loop)
+    function = loop_code(LOOP, source)
     numbers = [math.prod(shape[:-1]), shape[-1], len(shape) - 1, outer.ctypes.data, *map(_address, (*inputs, out))]
     return (Record(function, np.array(numbers, np.int64), (outer, *inputs, out)),)
-
-
-def is_exact(line: Line) -> bool:
-    return not line.args or line.formula in FORMULAS or (line.formula in OWN and line.dtype is float32)
 
 
 def _steps(x: Array, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -177,81 +167,6 @@ def _steps(x: Array, shape: tuple[int, ...]) -> tuple[int, ...]:
     size = x.itemsize
     own = [0 if n == 1 else step // size for n, step in zip(x.shape, x.strides, strict=True)]
     return (*(0,) * (len(shape) - len(own)), *own)
-
-
-def cuts_floats(lines: tuple[Line, ...], inputs: list[DType]) -> bool:
-    """Whether a float becomes a whole number, which machines do in different ways where it does not fit."""
-    dtypes = [*inputs]
-    for line in lines:
-        if line.args and line.dtype.kind == "int" and any(dtypes[a].kind == "float" for a in line.args):
-            return True
-        dtypes.append(line.dtype)
-    return False
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """What a loop's source depends on; `steps`: of each input, and of the output, along the innermost axis.
-
-    inside  the inputs that lie where the output does, and are read from there (see `ops/native.py`)
-    """
-
-    inputs: tuple[DType, ...]
-    output: DType
-    steps: tuple[int, ...]
-    lines: tuple[Line, ...]
-    inside: tuple[int, ...] = ()
-
-    def source(self) -> str:
-        """Arguments: how many rows, elements of a row, axes of rows, their shape and steps, the arrays."""
-        count = len(self.inputs)
-        text = ["def kernel(a):", "    rows, n, rank, table = a[0], a[1], a[2], i64_at(a[3])"]
-        for i, t in enumerate((*self.inputs, self.output)):
-            text.append(f"    p{i} = {'u8' if t.short == 'bool' else t.short}_at(a[{4 + i}])")
-        text += ["    for row in range(rows):", "        rest = row"]
-        text += [f"        b{i} = 0" for i in range(count + 1)]
-        text += ["        for axis in range(rank - 1, -1, -1):"]
-        text += ["            k = rest % table[axis]", "            rest //= table[axis]"]
-        text += [f"            b{i} += k * table[{i + 1} * rank + axis]" for i in range(count + 1)]
-        text += ["        for j in range(n):"]
-        lying = [count if i in self.inside else i for i in range(count + 1)]
-        places = [f"p{i}[b{i}{_along(step)}]" for i, step in zip(lying, self.steps, strict=True)]
-        for i, t in enumerate(self.inputs):
-            text.append(f"            v{i} = {places[i]}{' != 0' * (t.short == 'bool')}")
-        dtypes = [*self.inputs]
-        for line in self.lines:
-            text.append(f"            v{len(dtypes)} = {value_text(line, dtypes)}")
-            dtypes.append(line.dtype)
-        return "\n".join([*text, f"            {places[-1]} = v{len(dtypes) - 1}", "    return 0", ""])
-
-
-def _along(step: int) -> str:
-    return "" if not step else " + j" if step == 1 else f" + j * {step}"
-
-
-def value_text(line: Line, dtypes: list[DType]) -> str:
-    if not line.args:
-        return line.formula
-    own, names = tuple(dtypes[a] for a in line.args), tuple(f"v{a}" for a in line.args)
-    if line.formula in OWN:
-        return f"{OWN[line.formula]}_f32({names[0]})"
-    return expression(line.formula, names, own, line.dtype, wraps=True)
-
-
-@lru_cache(maxsize=4096)
-def _compiled(loop: Loop) -> Code:
-    def make() -> Any:
-        code = import_module(MODULE)
-        return code.compile_kernel(
-            made(loop.source(), **{f"{short}_at": at for short, at in code.POINTERS.items()}, **code.NUMBERS)
-        )
-
-    return kernel_code(LOOP, _built_from(loop), make)
-
-
-@lru_cache(maxsize=4096)
-def _built_from(loop: Loop) -> str:
-    return f"{loop.source()}\n{digest_of(*SOURCES)}"
 
 
 CAST = """\
@@ -267,20 +182,11 @@ def _cast(x: Array, out: Array, compiling: bool) -> Records | None:
     """Between float32 and bfloat16."""
     short = x.itemsize < out.itemsize
     source = CAST.format("u16" if short else "u32", "u32" if short else "u16")
-    built_from = f"{source}\n{digest_of(*SOURCES, 'rainshed.ops.bf16_cast')}"
-    if not compiling and not is_cached("cast", built_from):
+    depends = built_from(source, "rainshed.ops.bf16_cast")
+    if not compiling and not is_cached("cast", depends):
         return None
-    return (_record(_compiled_cast(source, built_from, short), (out.size,), (x, out)),)
-
-
-@lru_cache(maxsize=2)
-def _compiled_cast(source: str, built_from: str, short: bool) -> Code:
-    def make() -> Any:
-        code = import_module(MODULE)
-        names = {f"{word}_at": at for word, at in code.POINTERS.items()}
-        return code.compile_kernel(made(source, convert=converter(short), **names))
-
-    return kernel_code("cast", built_from, make)
+    code = kernel_code("cast", depends, lambda: lowered(source, convert=converter(short)))
+    return (_record(code, (out.size,), (x, out)),)
 
 
 def _address(x: Array) -> int:

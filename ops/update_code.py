@@ -6,19 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from importlib import import_module
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import numpy as np
 
 from rainshed.ops.blas import Array
 from rainshed.ops.broadcast import broadcast_to
-from rainshed.ops.code_cache import Code, can_compile, digest_of, is_cached, kernel_code
+from rainshed.ops.code_cache import Code, can_compile
 from rainshed.ops.ir import Graph, Node
+from rainshed.ops.loops import cuts_floats, is_exact, is_loop_cached, loop_code, value_text
 from rainshed.ops.op import constant_op
-from rainshed.ops.records import MODULE, SOURCES, cuts_floats, is_exact, value_text
-from rainshed.ops.scalar import Line, made, number_text
+from rainshed.ops.scalar import Line, number_text
 from rainshed.ops.source import input_op
 from rainshed.ops.types import DType
 
@@ -42,14 +41,14 @@ class UpdateCode:
 
     def is_cached(self) -> bool:
         """Whether `bind` need not compile."""
-        return is_cached(UPDATE, _built_from(self.source))
+        return is_loop_cached(UPDATE, self.source)
 
     def bind(self, values: Mapping[Node, Array]) -> Update:
         """The loop with the arrays of its scalars, which it reads anew at each call.
 
         Gives  a function that moves the arrays of a part by name in place: all [n], contiguous, sharing no memory
         """
-        return partial(_run, _compiled(self.source), self.names, tuple(values[node] for node in self.scalars))
+        return partial(_run, loop_code(UPDATE, self.source), self.names, tuple(values[node] for node in self.scalars))
 
 
 def _run(code: Code, names: Sequence[str], scalars: Sequence[Array], given: Mapping[str, Array]) -> None:
@@ -108,20 +107,6 @@ def _source(
         dtypes.append(line.dtype)
     text += [f"        p{i}[j] = v{result}" for i, result in enumerate(results)]
     return "\n".join([*text, "    return 0", ""])
-
-
-@lru_cache(maxsize=64)
-def _compiled(source: str) -> Code:
-    def make() -> Any:
-        code = import_module(MODULE)
-        names = {f"{short}_at": at for short, at in code.POINTERS.items()}
-        return code.compile_kernel(made(source, **names, **code.NUMBERS))
-
-    return kernel_code(UPDATE, _built_from(source), make)
-
-
-def _built_from(source: str) -> str:
-    return f"{source}\n{digest_of(*SOURCES)}"
 
 
 def _address(x: Array) -> int:
